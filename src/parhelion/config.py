@@ -1,0 +1,163 @@
+"""Settings: one frozen struct per room, from TOML and environment; unknown keys are refused."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from parhelion.words import AssetClass, ClosedRecord, Problem, ProblemCode
+
+ENV_PREFIX = "PARHELION_"
+"""`PARHELION_API_PORT=3101` sets `port` of `[api]`; the environment wins over the file."""
+
+
+class ApiConfig(ClosedRecord, frozen=True, kw_only=True):
+    """The API port and what a stranger may send to it."""
+
+    host: str = "127.0.0.1"
+    port: int = 3001
+    max_body_bytes: int = 4 * 1024 * 1024
+    """A prompt of 128k tokens is under 1 MB of text; four times that is still cheap to refuse."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names accepted beside loopback and the bound address (DNS rebinding is refused)."""
+    cors_origins: tuple[str, ...] = ()
+    first_id_wait_s: float = 10.0
+    keep_alive_s: float = 10.0
+    request_deadline_s: float = 60.0
+
+
+class WebConfig(ClosedRecord, frozen=True, kw_only=True):
+    """The port of the web pages."""
+
+    host: str = "127.0.0.1"
+    port: int = 3002
+
+
+class LimitsConfig(ClosedRecord, frozen=True, kw_only=True):
+    """Token buckets per key and per address, and the queue's bounds."""
+
+    requests_per_minute_key: int = 6000
+    requests_per_minute_address: int = 12000
+    burst: int = 600
+    queue_length: int = 1024
+    queue_per_account: int = 512
+
+
+class NodesConfig(ClosedRecord, frozen=True, kw_only=True):
+    """Who may join, and how long silence is tolerated."""
+
+    admit: Literal["auto", "open", "invite", "list"] = "auto"
+    """auto: open on a loopback bind, invite on any other."""
+    allowed: tuple[str, ...] = ()
+    heartbeat_s: float = 2.0
+    suspect_s: float = 4.0
+    gone_s: float = 6.0
+
+
+class EngineConfig(ClosedRecord, frozen=True, kw_only=True):
+    """The engine host; 0 means: decided from the machine."""
+
+    slots: int = 16
+    threads: int = 0
+    kv_tokens: int = 0
+    step_budget_ms: int = 80
+    gpu_layers: int = -1
+
+
+class MoneyConfig(ClosedRecord, frozen=True, kw_only=True):
+    """The class of money this data folder holds, the shares, and local grants."""
+
+    asset_class: AssetClass = AssetClass.LOCAL
+    operators_percent: int = 85
+    treasury_percent: int = 10
+    infrastructure_percent: int = 5
+    first_grant_micro: int = 10_000_000
+    prompt_rate_micro: int = 4_000_000
+    completion_rate_micro: int = 4_000_000
+
+
+class LogConfig(ClosedRecord, frozen=True, kw_only=True):
+    """Structured logs: one JSON object a line on standard error, or short lines for a person."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "text"] = "json"
+
+
+class Config(ClosedRecord, frozen=True, kw_only=True):
+    """All settings; `data` is the folder that holds every bit of state."""
+
+    data: str = ""
+    api: ApiConfig = ApiConfig()
+    web: WebConfig = WebConfig()
+    limits: LimitsConfig = LimitsConfig()
+    nodes: NodesConfig = NodesConfig()
+    engine: EngineConfig = EngineConfig()
+    money: MoneyConfig = MoneyConfig()
+    log: LogConfig = LogConfig()
+
+
+def load(
+    file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Mapping[str, Any]]
+) -> Config:
+    """The settings from `file` (TOML), then `environ`, then `overrides` by section (the CLI).
+
+    A None in `overrides` means "not said". Problem CONFIG_INVALID names the key that is wrong.
+    """
+    tree: dict[str, Any] = _read_toml(file) if file is not None else {}
+    for section, values in _from_environ(environ).items():
+        _merge(tree, section, values)
+    for section, values in overrides.items():
+        _merge(tree, section, {k: v for k, v in values.items() if v is not None})
+    try:
+        config = msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error)) from error
+    shares = config.money
+    if shares.operators_percent + shares.treasury_percent + shares.infrastructure_percent != 100:
+        raise _invalid("the three shares of [money] must add up to 100")
+    return config
+
+
+def _merge(tree: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
+    if section == "":
+        tree.update(values)
+        return
+    tree.setdefault(section, {}).update(values)
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _invalid(f"{file.name} cannot be read: {error}") from error
+
+
+def _from_environ(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    sections = {field.name: field.type for field in msgspec.structs.fields(Config)}
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in environ.items():
+        if not name.startswith(ENV_PREFIX):
+            continue
+        words = name.removeprefix(ENV_PREFIX).lower()
+        section, _, key = words.partition("_")
+        if words == "data":
+            found.setdefault("", {})["data"] = value
+        elif section in sections and section != "data" and key:
+            # Lists are given with commas, so that no JSON has to be quoted in a shell.
+            is_list = key in {"allowed", "allowed_hosts", "cors_origins"}
+            found.setdefault(section, {})[key] = value.split(",") if is_list else value
+        else:
+            raise _invalid(f"{name} names no setting")
+    return found
+
+
+def _invalid(message: str) -> Problem:
+    return Problem(
+        ProblemCode.CONFIG_INVALID,
+        message,
+        hint="docs/configuration.md lists every section and key",
+    )

@@ -1,0 +1,7 @@
+"""Supervised child processes: framed messages over their pipes, and their death as an event."""
+
+from parhelion.hosts.child import Child, ChildGone
+from parhelion.hosts.inside import Pipe, claim_pipe
+from parhelion.hosts.retry import backoff_s
+
+__all__ = ["Child", "ChildGone", "Pipe", "backoff_s", "claim_pipe"]

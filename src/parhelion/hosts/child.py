@@ -1,0 +1,148 @@
+"""The parent's side: start a child, exchange frames with it, learn of its death at once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+LENGTH_BYTES = 4
+FRAME_LIMIT_BYTES = 64 * 1024 * 1024
+"""A vocabulary of 256k pieces is 4 MB; nothing honest comes near this."""
+
+STDERR_KEPT_LINES = 50
+"""Enough of a dead child's last words to name the cause, bounded."""
+
+STDERR_LINE_LIMIT_BYTES = 64 * 1024
+"""A native library may print a long line; past this the reader drops it rather than fail."""
+
+log = logging.getLogger("parhelion.hosts")
+
+
+class ChildGone(Exception):
+    """The child process ended; `returncode` is negative for a signal, `last_words` its stderr."""
+
+    def __init__(self, name: str, returncode: int | None, last_words: str) -> None:
+        super().__init__(f"{name} ended with {returncode}")
+        self.returncode = returncode
+        self.last_words = last_words
+
+
+class Child:
+    """One running child process of ours (`python -m MODULE ...`) that speaks frames.
+
+    `on_frame(body)` is called in the event loop for every frame, in order. `on_exit(gone)` is
+    called once, after the last frame. Neither may block.
+    """
+
+    def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
+        self.name = name
+        self.pid = process.pid
+        self._process = process
+        self._stderr: deque[str] = deque(maxlen=STDERR_KEPT_LINES)
+        self._tasks: list[asyncio.Task[None]] = []
+        self.ended = asyncio.Event()
+
+    @classmethod
+    async def start(
+        cls,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        on_frame: Callable[[bytes], None],
+        on_exit: Callable[[ChildGone], None],
+        env: Mapping[str, str] | None = None,
+    ) -> Child:
+        """Start `python -m module arguments` and its readers; OSError when it cannot start."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            module,
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **(env or {})},
+            limit=STDERR_LINE_LIMIT_BYTES,
+            # A Ctrl-C at the terminal is the parent's to handle: it drains, then ends us.
+            start_new_session=os.name == "posix",
+        )
+        child = cls(name, process)
+        child._tasks = [
+            asyncio.create_task(child._read_stderr(), name=f"{name}-stderr"),
+            asyncio.create_task(child._read_frames(on_frame, on_exit), name=f"{name}-frames"),
+        ]
+        return child
+
+    def send(self, body: bytes) -> None:
+        """Queue one frame; ChildGone when the child has ended.
+
+        The pipe's own buffer is bounded by what callers have in flight: each caller sends one
+        request and waits for its answer.
+        """
+        stdin = self._process.stdin
+        if stdin is None or stdin.is_closing() or self.ended.is_set():
+            raise self._gone()
+        stdin.write(len(body).to_bytes(LENGTH_BYTES, "little") + body)
+
+    async def stop(self, grace_s: float = 2.0) -> None:
+        """Close the pipe (a child of ours ends on that), then kill after `grace_s`."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self.ended.wait(), grace_s)
+        except TimeoutError:
+            self.kill()
+            await self.ended.wait()
+
+    def kill(self) -> None:
+        """End the child at once; on_exit follows."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def _read_frames(
+        self, on_frame: Callable[[bytes], None], on_exit: Callable[[ChildGone], None]
+    ) -> None:
+        stdout = self._process.stdout
+        assert stdout is not None
+        try:
+            while True:
+                size_bytes = int.from_bytes(await stdout.readexactly(LENGTH_BYTES), "little")
+                if size_bytes > FRAME_LIMIT_BYTES:
+                    log.error("frame too large", extra={"child": self.name, "bytes": size_bytes})
+                    self.kill()
+                    break
+                on_frame(await stdout.readexactly(size_bytes))
+        except asyncio.IncompleteReadError:
+            pass  # The child closed its end: its exit status says why.
+        except Exception:
+            # A frame we cannot read means a broken child: end it, and let its exit be the event.
+            log.exception("unreadable frame", extra={"child": self.name})
+            self.kill()
+        await self._process.wait()
+        await asyncio.wait([self._tasks[0]], timeout=1.0)
+        self.ended.set()
+        on_exit(self._gone())
+
+    async def _read_stderr(self) -> None:
+        stderr = self._process.stderr
+        assert stderr is not None
+        while True:
+            try:
+                line = await stderr.readline()
+            except ValueError:
+                continue  # Over-long line: readline has dropped it.
+            if not line:
+                return
+            text = line.decode("utf-8", "replace").rstrip()
+            self._stderr.append(text)
+            log.debug("%s: %s", self.name, text)
+
+    def _gone(self) -> ChildGone:
+        return ChildGone(self.name, self._process.returncode, "\n".join(self._stderr))

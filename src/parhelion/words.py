@@ -1,0 +1,446 @@
+"""The shared nouns of Parhelion: frozen structs, ids and the one error type; no I/O.
+
+Units stand last in names. Amounts are integers of base units (6 decimals): `_micro`.
+Token ids are plain ints of the model's own vocabulary. Times are Unix milliseconds: `_ms`.
+"""
+
+from __future__ import annotations
+
+import base64
+from enum import StrEnum
+from typing import Literal, Protocol
+
+import msgspec
+
+DECIMALS = 6
+"""Base units per whole token of every asset are 10**DECIMALS (USDC's own number)."""
+
+TOKENS_PER_RATE = 1_000_000
+"""Rates are base units per this many tokens, so that no rate needs a fraction."""
+
+ID_ENTROPY_BYTES = 10
+"""80 random bits beside 48 bits of time: no collision at any rate we can reach."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that crosses rooms or the link; unknown fields are ignored when decoded."""
+
+
+class ClosedRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A record of which every field counts (receipts, config): unknown fields are refused."""
+
+
+class Clock(Protocol):
+    """The time as an argument, so that a test can hold it."""
+
+    def now_ms(self) -> int:
+        """Wall time in Unix milliseconds, for rows and receipts."""
+        ...
+
+    def monotonic_s(self) -> float:
+        """Seconds that never go back, for deadlines and durations."""
+        ...
+
+
+def mint(prefix: str, now_ms: int, entropy: bytes) -> str:
+    """A new id that sorts by time: `prefix_` and 26 lower-case base32 characters.
+
+    `entropy` is ID_ENTROPY_BYTES random bytes. One request's ids share what follows the prefix
+    (`req_X`, `hold_X`, `job_X`, `rcpt_X`): see `kin`.
+    """
+    if len(entropy) != ID_ENTROPY_BYTES:
+        raise ValueError(f"entropy is {len(entropy)} bytes, not {ID_ENTROPY_BYTES}")
+    raw = (now_ms & (2**48 - 1)).to_bytes(6, "big") + entropy
+    # base32hex keeps the order of the bytes; the 128 bits take 26 characters unpadded.
+    return f"{prefix}_{base64.b32hexencode(raw).decode().rstrip('=').lower()}"
+
+
+def kin(prefix: str, other: str) -> str:
+    """The same request's id of another kind: `kin("hold", "req_X") == "hold_X"`."""
+    return f"{prefix}_{other.split('_', 1)[1]}"
+
+
+# --- money ------------------------------------------------------------------------------------
+
+
+class AssetClass(StrEnum):
+    """What money a data folder holds; a folder belongs to one class and refuses the others."""
+
+    LOCAL = "local"
+    TEST = "test"
+    MAIN = "main"
+
+
+class Money(Record, frozen=True, kw_only=True):
+    """An amount of one asset (`PRLX.local`, `USDC`, ...) in base units."""
+
+    asset: str
+    amount_micro: int
+
+
+class Rate(Record, frozen=True, kw_only=True):
+    """What a model costs in one asset: base units per TOKENS_PER_RATE tokens, versioned."""
+
+    model: str
+    asset: str
+    version: int
+    prompt_micro: int
+    completion_micro: int
+
+
+# --- a request --------------------------------------------------------------------------------
+
+
+class Message(Record, frozen=True, kw_only=True):
+    """One turn of a chat; `content` is the plain text of its text parts."""
+
+    role: str
+    content: str
+
+
+class SamplerParams(Record, frozen=True, kw_only=True):
+    """What the keyed sampler takes beside logits, history, seed and position (DESIGN 3).
+
+    `top_k` 0 means 64; at most 1,024. `logit_bias` is sorted by id. `temperature` 0 is greedy.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+
+
+class Ask(Record, frozen=True, kw_only=True):
+    """What a client asks for, whatever the dialect: exactly one of `messages` and `prompt`.
+
+    `prompt` is text, or ids of the model's vocabulary. `max_tokens` None means the model's
+    default. `seed` None means 64 bits from the OS. `model` None means the pool's first model.
+    `body_hash` (sha256 hex of the canonical body) goes with `idempotency_key`.
+    """
+
+    request: str
+    dialect: Literal["chat", "completions", "inference"]
+    model: str | None = None
+    messages: tuple[Message, ...] | None = None
+    prompt: str | tuple[int, ...] | None = None
+    params: SamplerParams = SamplerParams()
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    deadline_s: float = 60.0
+    idempotency_key: str | None = None
+    body_hash: str = ""
+
+
+class Credentials(Record, frozen=True, kw_only=True):
+    """Who says they pay, as read from the headers; nothing here is checked yet."""
+
+    bearer: str | None = None
+    address: str = ""
+
+
+class ModelCard(Record, frozen=True, kw_only=True):
+    """A model of the catalogue as anyone may see it; digests are sha256 in lower-case hex."""
+
+    id: str
+    digest: str
+    vocabulary_digest: str
+    template_digest: str
+    purpose: str
+    size_bytes: int
+    memory_bytes: int
+    context: int
+    default_max_tokens: int
+    n_vocab: int
+    architecture: str
+    layers: int
+    created_s: int
+    demonstration: bool = False
+
+
+class Quote(Record, frozen=True, kw_only=True):
+    """What an ask can cost at most; pure function of the ask, the model and its rates.
+
+    `max_tokens` is already resolved (default, context left). `rates` has one rate per asset.
+    """
+
+    model: ModelCard
+    prompt_ids: tuple[int, ...]
+    max_tokens: int
+    rates: tuple[Rate, ...]
+
+
+class Grant(Record, frozen=True, kw_only=True):
+    """Leave to serve one ask: which account pays, at which rate, and at most how much.
+
+    `unbilled_from`: ids before this index of the output, and the prompt, were billed by an
+    earlier run of the same Idempotency-Key that a crash cut; None for a first run. `seed` is
+    then the earlier run's.
+    """
+
+    account: str
+    key: str | None
+    rate: Rate
+    amount_micro: int
+    seed: int
+    unbilled_from: int | None = None
+
+
+class Hold(Record, frozen=True, kw_only=True):
+    """Credits set aside for one request; a row, always taken, also when the amount is 0."""
+
+    id: str
+    account: str
+    key: str | None
+    asset: str
+    amount_micro: int
+    state: str
+    accepted_ids: int
+    attempt: int
+    expires_at_ms: int
+
+
+# --- work -------------------------------------------------------------------------------------
+
+
+class Job(Record, frozen=True, kw_only=True):
+    """One attempt at a request as a node gets it.
+
+    `output_ids` are those already accepted from earlier attempts: the node prefills prompt and
+    output and goes on at position len(output_ids). `max_tokens` counts output ids from 0.
+    `cache_scope` is an opaque tag: a prefix is reused only under the same tag (one account).
+    `opening` is the 32 bytes under which receipts hash ids and text.
+    """
+
+    job: str
+    attempt: int
+    digest: str
+    cache_scope: str
+    prompt_ids: tuple[int, ...]
+    output_ids: tuple[int, ...] = ()
+    params: SamplerParams = SamplerParams()
+    seed: int = 0
+    max_tokens: int = 1
+    opening: bytes = b""
+
+
+class Placement(Record, frozen=True, kw_only=True):
+    """Where one attempt runs: an ordered pipeline of 1..n nodes, slots and KV tokens reserved."""
+
+    job: str
+    attempt: int
+    pipeline: tuple[str, ...]
+    kv_tokens: int
+
+
+class Step(msgspec.Struct, frozen=True, array_like=True):
+    """What one engine step made for one job: output ids from index `start` on.
+
+    An empty `ids` with `prefilled` > 0 reports prefill progress (prompt tokens in the KV cache).
+    `finish` is "eog" (the last id is end-of-text), "length", or a ProblemCode's value when the
+    engine gave up; None while it goes on. `cached` is how many prompt tokens were reused.
+    """
+
+    job: str
+    attempt: int
+    start: int
+    ids: tuple[int, ...] = ()
+    finish: str | None = None
+    prefilled: int = 0
+    cached: int = 0
+
+
+class Chunk(Record, frozen=True, kw_only=True):
+    """What the relay hands to a dialect: text that may be sent, and the end when it comes."""
+
+    text: str = ""
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+class Usage(Record, frozen=True, kw_only=True):
+    """OpenAI's counts and ours (DESIGN 2); amounts are strings of base units."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    cost: str
+    asset: str
+    nodes: tuple[str, ...]
+    route: Literal["pool", "fallback"]
+    migrations: int
+    hold: str
+    receipt: str
+    credited: str
+
+
+# --- receipts ---------------------------------------------------------------------------------
+
+
+class Segment(ClosedRecord, frozen=True, kw_only=True):
+    """One node's stretch [start, to) of the output; `head` is the id chain at `to`.
+
+    `signature` is unpadded base64url; None with the `reason` when the node gave none in time.
+    `ask` binds what the node was asked (see proof.receipt).
+    """
+
+    node: str
+    job: str
+    attempt: int
+    opening_hash: str
+    artefact: str
+    backend: str
+    start: int
+    to: int
+    head: str
+    ask: str
+    started_at_ms: int
+    ended_at_ms: int
+    signature: str | None = None
+    reason: str | None = None
+
+
+class Receipt(ClosedRecord, frozen=True, kw_only=True):
+    """What a stranger can check about one answer (DESIGN 9, L0); signed by the coordinator.
+
+    `prompt_hmac`, `head` (of the id chain) and `text_hmac` are HMAC-SHA256 under the opening, hex.
+    `completion_tokens + silent_ids == output_ids`: end-of-text and ids without bytes are silent.
+    Integers above 2**53 travel as strings (RFC 8785): `seed`, `cost_micro`.
+    """
+
+    v: int
+    id: str
+    coordinator: str
+    asset_class: str
+    issued_at_ms: int
+    model: str
+    artefact: str
+    vocabulary: str
+    template: str
+    opening_hash: str
+    prompt_hmac: str
+    head: str
+    text_hmac: str
+    params: SamplerParams
+    seed: str
+    max_tokens: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    silent_ids: int
+    output_ids: int
+    finish_reason: str
+    route: str
+    migrations: int
+    rate: Rate
+    cost_micro: str
+    segments: tuple[Segment, ...]
+    signature: str = ""
+
+
+class Evidence(ClosedRecord, frozen=True, kw_only=True):
+    """What opens a receipt: for its owner for 15 minutes, and for auditors (DESIGN 9).
+
+    `opening` is lower-case hex of 32 bytes.
+    """
+
+    receipt: str
+    opening: str
+    prompt_ids: tuple[int, ...]
+    output_ids: tuple[int, ...]
+    text: str
+
+
+# --- nodes ------------------------------------------------------------------------------------
+
+
+class ServedModel(Record, frozen=True, kw_only=True):
+    """A model a node offers: the artefact's digest and the context the node can hold."""
+
+    digest: str
+    context: int
+
+
+class NodeCard(Record, frozen=True, kw_only=True):
+    """What a node says of itself when it registers: shown, never used to pay or rank."""
+
+    peer: str
+    name: str
+    version: str
+    device: str
+    backend: str
+    slots: int
+    kv_tokens: int
+    models: tuple[ServedModel, ...]
+
+
+# --- errors -----------------------------------------------------------------------------------
+
+
+class ProblemCode(StrEnum):
+    """Every error a user, client or node can meet; `api.errors` maps each to a status."""
+
+    INVALID_REQUEST = "invalid_request"
+    UNSUPPORTED_PARAMETER = "unsupported_parameter"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+    TOKENISER_FAILED = "tokeniser_failed"
+    POISON_REQUEST = "poison_request"
+    MISSING_CREDENTIALS = "missing_credentials"
+    INVALID_API_KEY = "invalid_api_key"
+    INSUFFICIENT_CREDIT = "insufficient_credit"
+    KEY_LIMIT_REACHED = "key_limit_reached"
+    FORBIDDEN = "forbidden"
+    MODEL_NOT_FOUND = "model_not_found"
+    NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
+    IDEMPOTENCY_RUNNING = "idempotency_running"
+    IDEMPOTENCY_FINISHED = "idempotency_finished"
+    IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
+    CONFLICT = "conflict"
+    BODY_TOO_LARGE = "body_too_large"
+    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
+    RATE_LIMITED = "rate_limited"
+    QUEUE_SHARE_EXCEEDED = "queue_share_exceeded"
+    NO_NODE = "no_node"
+    OVERLOADED = "overloaded"
+    DRAINING = "draining"
+    NODE_LOST = "node_lost"
+    ENGINE_FAILED = "engine_failed"
+    DEADLINE_EXCEEDED = "deadline_exceeded"
+    CANCELLED = "cancelled"
+    LINK_REFUSED = "link_refused"
+    STORE_UNAVAILABLE = "store_unavailable"
+    CONFIG_INVALID = "config_invalid"
+    RECEIPT_INVALID = "receipt_invalid"
+    ARTEFACT_INVALID = "artefact_invalid"
+    BUILD_FAILED = "build_failed"
+    INTERNAL = "internal"
+
+
+class Problem(Exception):
+    """The one error that reaches a person: a code, what happened, and what to do about it.
+
+    `param` names the offending request field. `retry_after_s` becomes Retry-After.
+    """
+
+    def __init__(
+        self,
+        code: ProblemCode,
+        message: str,
+        *,
+        hint: str = "",
+        param: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}"
