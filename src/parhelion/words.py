@@ -309,6 +309,8 @@ class Receipt(ClosedRecord, frozen=True, kw_only=True):
     `prompt_hmac`, `head` (of the id chain) and `text_hmac` are HMAC-SHA256 under the opening, hex.
     `completion_tokens + silent_ids == output_ids`: end-of-text and ids without bytes are silent.
     Integers above 2**53 travel as strings (RFC 8785): `seed`, `cost_micro`.
+    `already_billed`: after a crash cut an earlier run of the same Idempotency-Key, how many of
+    these completion tokens that run billed (and with them the prompt); None on a first run.
     """
 
     v: int
@@ -336,6 +338,7 @@ class Receipt(ClosedRecord, frozen=True, kw_only=True):
     route: str
     migrations: int
     rate: Rate
+    already_billed: int | None = None
     cost_micro: str
     segments: tuple[Segment, ...]
     signature: str = ""
@@ -412,10 +415,12 @@ class ProblemCode(StrEnum):
     DEADLINE_EXCEEDED = "deadline_exceeded"
     CANCELLED = "cancelled"
     LINK_REFUSED = "link_refused"
+    LINK_BROKEN = "link_broken"
     STORE_UNAVAILABLE = "store_unavailable"
     CONFIG_INVALID = "config_invalid"
     RECEIPT_INVALID = "receipt_invalid"
     ARTEFACT_INVALID = "artefact_invalid"
+    ARTEFACT_UNAVAILABLE = "artefact_unavailable"
     BUILD_FAILED = "build_failed"
     INTERNAL = "internal"
 

@@ -57,8 +57,12 @@ class Child:
         on_frame: Callable[[bytes], None],
         on_exit: Callable[[ChildGone], None],
         env: Mapping[str, str] | None = None,
+        keep_stderr: bool = True,
     ) -> Child:
-        """Start `python -m module arguments` and its readers; OSError when it cannot start."""
+        """Start `python -m module arguments` and its readers; OSError when it cannot start.
+
+        `keep_stderr` False lets the child write to our own standard error (it logs like us).
+        """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -66,7 +70,7 @@ class Child:
             *arguments,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE if keep_stderr else None,
             env={**os.environ, **(env or {})},
             limit=STDERR_LINE_LIMIT_BYTES,
             # A Ctrl-C at the terminal is the parent's to handle: it drains, then ends us.
@@ -132,8 +136,7 @@ class Child:
 
     async def _read_stderr(self) -> None:
         stderr = self._process.stderr
-        assert stderr is not None
-        while True:
+        while stderr is not None:
             try:
                 line = await stderr.readline()
             except ValueError:

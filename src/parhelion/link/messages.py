@@ -1,7 +1,8 @@
 """Everything that node and coordinator may say to each other: one closed union of tagged structs.
 
 The three handshake messages travel in the clear (they carry no secret); every later message is
-sealed. All are msgpack. Unknown fields are ignored, an unknown tag ends the session with its cause.
+sealed. All are msgpack; a sealed frame holds an array of them. Unknown fields are ignored, an
+unknown tag ends the session with its cause.
 """
 
 from __future__ import annotations
@@ -104,6 +105,10 @@ class Welcome(Spoken, frozen=True, kw_only=True, tag="welcome"):
     accepted: tuple[str, ...]
 
 
+class Alive(Spoken, frozen=True, kw_only=True, tag="alive"):
+    """Answers each Heartbeat (the coordinator's carrier does it), so that silence has two ends."""
+
+
 class Open(Spoken, frozen=True, kw_only=True, tag="open"):
     """Run this job."""
 
@@ -137,4 +142,4 @@ class Bye(Spoken, frozen=True, kw_only=True, tag="bye"):
 
 Handshake = NodeHello | CoordinatorHello | NodeProof
 FromNode = Register | Heartbeat | Steps | Signed | JobFailed | Draining | Bye
-FromCoordinator = Welcome | Open | Cut | Drain | Bye
+FromCoordinator = Welcome | Alive | Open | Cut | Drain | Bye

@@ -1,0 +1,106 @@
+# Everything a person does with this repository. `make help` lists it.
+# Written for POSIX sh and GNU make 3.81 (macOS) and later. A stamp file stands for each finished
+# step, so that a second `make up` starts at once.
+
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+STAMPS  = $(VENV)/stamps
+PIP     = $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
+LOCKED  = install --no-deps --require-hashes
+ARGS   ?=
+
+ENGINE_SOURCES = src/parhelion/engines/build.py src/parhelion/engines/toolchain.py
+CLIENT_LOCKS   = $(wildcard requirements/clients-*.txt)
+CLIENT_STAMPS  = $(patsubst requirements/clients-%.txt,.venv-clients-%/done,$(CLIENT_LOCKS))
+
+.PHONY: help install up test test-all lint bench lock clean
+.DEFAULT_GOAL := help
+
+help: ## List what there is to do
+	@echo "Parhelion: pay-per-token inference"
+	@echo
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -e 's/:.*## /	/' | \
+	  while IFS='	' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+	@echo
+	@echo "  ARGS='--data DIR --api-port 3101' is passed on by up, test and bench; PYTHON=... chooses"
+	@echo "  the interpreter (3.11 to 3.13)."
+
+install: $(STAMPS)/package $(STAMPS)/model $(STAMPS)/engine ## Set up .venv, model and engine (once: 3 to 5 minutes)
+
+up: install ## Start coordinator, node and engine; Ctrl-C drains and ends
+	@# In a terminal the command gets a process group of its own: Ctrl-C then reaches it and not
+	@# make, which would report an interrupt although the command drained and ended well.
+	@if [ -t 0 ] && [ -t 2 ]; then set -m; fi; $(BIN)/parhelion up $(ARGS)
+
+test: install $(STAMPS)/dev ## Run the tests (under 10 minutes)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: install $(STAMPS)/dev $(CLIENT_STAMPS) ## Run all tests: slow ones and client libraries too
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMPS)/package $(STAMPS)/dev ## Check format, style, types and the order of rooms
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: install $(STAMPS)/dev ## Measure, and print the rows of docs/benchmarks.md
+	$(BIN)/python -m bench $(ARGS)
+
+# Every lock names exact versions and hashes, for every platform, and no download address.
+lock: .venv-lock/done ## Make requirements/*.txt again from requirements/*.in
+	@for name in pip lock run build dev $(patsubst requirements/clients-%.in,clients-%,$(wildcard requirements/clients-*.in)); do \
+	  echo "lock: $$name"; \
+	  .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-emit-index-url --no-emit-find-links \
+	    requirements/$$name.in -o requirements/$$name.txt || exit 1; \
+	done
+
+clean: ## Remove what the steps above made here (not your data, not the user's cache)
+	rm -rf $(VENV) .venv-clients-* .venv-lock .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# --- steps ----------------------------------------------------------------------------------
+
+$(STAMPS)/venv: requirements/pip.txt
+	@PYTHON="$(PYTHON)" sh scripts/make-venv $(VENV)
+	@echo "setup: pip"
+	@$(PIP) $(LOCKED) -r requirements/pip.txt
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/dependencies: $(STAMPS)/venv requirements/run.txt requirements/build.txt
+	@echo "setup: pinned dependencies (about a minute)"
+	@$(PIP) $(LOCKED) -r requirements/run.txt -r requirements/build.txt
+	@touch $@
+
+$(STAMPS)/package: $(STAMPS)/dependencies pyproject.toml
+	@echo "setup: parhelion"
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(STAMPS)/model: $(STAMPS)/package
+	@echo "setup: demonstration model (98 MB, once a user)"
+	@$(BIN)/parhelion models pull >/dev/null
+	@touch $@
+
+$(STAMPS)/engine: $(STAMPS)/package $(STAMPS)/model $(ENGINE_SOURCES)
+	@$(BIN)/python -m parhelion.engines.build
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/dependencies requirements/dev.txt
+	@echo "setup: what tests need (about half a minute)"
+	@$(PIP) $(LOCKED) -r requirements/dev.txt
+	@touch $@
+
+# Client libraries live in environments of their own: they pin each other's dependencies.
+.venv-clients-%/done: requirements/clients-%.txt $(STAMPS)/venv
+	@echo "setup: client libraries ($*)"
+	@PYTHON="$(PYTHON)" sh scripts/make-venv .venv-clients-$*
+	@.venv-clients-$*/bin/python -m pip --disable-pip-version-check --no-input -qq $(LOCKED) -r requirements/pip.txt
+	@.venv-clients-$*/bin/python -m pip --disable-pip-version-check --no-input -qq $(LOCKED) -r requirements/clients-$*.txt
+	@touch $@
+
+.venv-lock/done: requirements/lock.txt
+	@PYTHON="$(PYTHON)" sh scripts/make-venv .venv-lock
+	@.venv-lock/bin/python -m pip --disable-pip-version-check --no-input -qq $(LOCKED) -r requirements/lock.txt
+	@touch $@

@@ -1,0 +1,311 @@
+"""What only the one in charge may do: keys, models, invites, nodes, backups (admin key)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from litestar import Request, delete, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ASGIApp, Scope
+from msgspec import Meta
+
+from parhelion.api.bodies import Closed
+from parhelion.api.models import model_body
+from parhelion.api.parse import decode, invalid
+from parhelion.api.rooms import Rooms, path_field, query_of, require_admin
+from parhelion.api.shapes import (
+    BackupBody,
+    InviteBody,
+    KeyBody,
+    KeyList,
+    NewKeyBody,
+    NodeDecision,
+)
+from parhelion.api.wire import json_reply, read_body
+from parhelion.identity import KeyView, public_of
+from parhelion.models import Catalogue
+from parhelion.words import ID_ENTROPY_BYTES, AssetClass, Problem, ProblemCode, mint
+
+T = TypeVar("T")
+
+ID_LIMIT_CHARS = 128
+"""No id of ours is longer."""
+
+ADMIN_BODY_LIMIT_BYTES = 64 * 1024
+"""Names, numbers and one path."""
+
+DIGITS_LIMIT = 15
+"""A thousand million whole tokens: the ledger's own largest amount."""
+
+Micro = Annotated[str, Meta(pattern="^(0|[1-9][0-9]{0,14})$", description="Base units.")]
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        # Letters of most people and no control characters: names are shown in terminals.
+        pattern="^[ -~¡-¬®-ſЀ-ӿぁ-ゖァ-ヺ一-鿕가-힣]+$",
+    ),
+]
+Asset = Annotated[str, Meta(pattern="^[A-Z][A-Z0-9]{1,11}(\\.local|\\.test)?$")]
+FilePath = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=4096,
+        pattern=r"^(/|[A-Za-z]:[\\/])[^\x00]*$",
+        description="An absolute path on the coordinator's machine.",
+    ),
+]
+
+
+class NewKey(Closed, frozen=True, kw_only=True):
+    """A key for `account`, or for a new one; a `grant` is credits of a LOCAL asset."""
+
+    name: Name = "key"
+    account: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    asset: Asset | None = None
+    limit: Micro | None = None
+    expires_at_ms: Annotated[int, Meta(ge=1, le=2**53 - 1)] | None = None
+    grant: Micro | None = None
+
+
+class NewRate(Closed, frozen=True, kw_only=True):
+    """What a model costs in one asset: base units per million tokens."""
+
+    asset: Asset
+    prompt: Micro
+    completion: Micro
+
+
+class NewModel(Closed, frozen=True, kw_only=True):
+    """A model file on the coordinator's machine; without rates it costs what the first one does."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=256)]
+    path: FilePath
+    rates: Annotated[list[NewRate], Meta(max_length=8)] | None = None
+
+
+class NewInvite(Closed, frozen=True, kw_only=True):
+    """How many nodes may use it, and for how long."""
+
+    uses: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    ttl_s: Annotated[int, Meta(ge=1, le=365 * 86_400)] = 7 * 86_400
+
+
+class Revocation(Closed, frozen=True, kw_only=True):
+    """Why a node is refused from now on."""
+
+    reason: Annotated[str, Meta(max_length=200)] = "revoked by the operator"
+
+
+class Nothing(Closed, frozen=True, kw_only=True):
+    """An empty object: the path says it all."""
+
+
+class Backup(Closed, frozen=True, kw_only=True):
+    """A file that does not exist yet, on the coordinator's machine."""
+
+    path: FilePath
+
+
+def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
+    """The routes of the admin key."""
+    return [*_key_routes(rooms), *_pool_routes(rooms)]
+
+
+def _key_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
+    @post("/v1/keys", name="keys.create", status_code=201)
+    async def create(request: Request[Any, Any, Any]) -> ASGIApp:
+        body = await _body(request, rooms, NewKey)
+        return json_reply(await create_key(body, rooms), 201)
+
+    @get("/v1/keys", name="keys.list")
+    async def keys(scope: Scope) -> ASGIApp:
+        require_admin(scope, rooms)
+        account = query_of(scope, ("account",)).get("account")
+        if account is not None and not 1 <= len(account) <= ID_LIMIT_CHARS:
+            raise invalid("account", f"expected 1 to {ID_LIMIT_CHARS} characters.")
+        found = await rooms.keys.list(account)
+        return json_reply(KeyList(data=tuple(KeyBody(**_shown(key)) for key in found)))
+
+    @delete("/v1/keys/{id:str}", name="keys.revoke", status_code=200)
+    async def revoke(scope: Scope) -> ASGIApp:
+        require_admin(scope, rooms)
+        return json_reply(KeyBody(**_shown(await rooms.keys.revoke(path_field(scope, "id")))))
+
+    return [create, keys, revoke]
+
+
+def _pool_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
+    @post("/v1/models", name="models.add", status_code=201)
+    async def add_model(request: Request[Any, Any, Any]) -> ASGIApp:
+        body = await _body(request, rooms, NewModel)
+        return json_reply(await add(body, rooms.catalogue), 201)
+
+    @post("/v1/invites", name="invites.create", status_code=201)
+    async def invite(request: Request[Any, Any, Any]) -> ASGIApp:
+        body = await _body(request, rooms, NewInvite)
+        secret = await rooms.invites.create(uses=body.uses, ttl_s=body.ttl_s)
+        expires_at_ms = rooms.clock.now_ms() + body.ttl_s * 1000
+        made = InviteBody(invite=secret, uses=body.uses, expires_at_ms=expires_at_ms)
+        return json_reply(made, 201)
+
+    @post("/v1/nodes/{peer:str}/revoke", name="nodes.revoke", status_code=200)
+    async def revoke_node(request: Request[Any, Any, Any]) -> ASGIApp:
+        body = await _body(request, rooms, Revocation)
+        peer = _peer(request.scope)
+        await rooms.access.revoke(peer, body.reason)
+        rooms.coordinator.expel(peer, body.reason)
+        return json_reply(NodeDecision(peer=peer, state="revoked"))
+
+    @post("/v1/nodes/{peer:str}/allow", name="nodes.allow", status_code=200)
+    async def allow_node(request: Request[Any, Any, Any]) -> ASGIApp:
+        await _body(request, rooms, Nothing)
+        peer = _peer(request.scope)
+        await rooms.access.allow(peer)
+        return json_reply(NodeDecision(peer=peer, state="allowed"))
+
+    @post("/v1/backup", name="backup", status_code=201)
+    async def backup(request: Request[Any, Any, Any]) -> ASGIApp:
+        body = await _body(request, rooms, Backup)
+        target = new_file(body.path)
+        try:
+            await rooms.store.backup(target)
+        except OSError as error:
+            raise _no_path(f"It cannot be written: {error.strerror}.") from error
+        return json_reply(BackupBody(path=str(target), bytes=target.stat().st_size), 201)
+
+    return [add_model, invite, revoke_node, allow_node, backup]
+
+
+def _peer(scope: Scope) -> str:
+    peer = path_field(scope, "peer")
+    try:
+        public_of(peer)
+    except Problem as problem:
+        raise Problem(
+            ProblemCode.NOT_FOUND, problem.message, hint=problem.hint, param="peer"
+        ) from problem
+    return peer
+
+
+async def create_key(body: NewKey, rooms: Rooms) -> NewKeyBody:
+    """Make the key, for a new account where none is named, with its grant where one is asked."""
+    money = rooms.config.money
+    asset = body.asset or pool_asset(money.asset_class)
+    if body.grant is not None and not (
+        money.asset_class is AssetClass.LOCAL and asset.endswith(".local")
+    ):
+        raise Problem(
+            ProblemCode.FORBIDDEN,
+            "Only credits of a LOCAL asset are granted; others are paid for.",
+            param="grant",
+            hint="start a data folder of the class local to try things out",
+        )
+    if body.expires_at_ms is not None and body.expires_at_ms <= rooms.clock.now_ms():
+        raise Problem(
+            ProblemCode.CONFLICT,
+            "That moment has passed already.",
+            hint="expires_at_ms is in Unix milliseconds",
+            param="expires_at_ms",
+        )
+    account = body.account or await rooms.accounts.create("user")
+    secret, view = await rooms.keys.create(
+        account,
+        asset=asset,
+        name=body.name,
+        limit_micro=None if body.limit is None else int(body.limit),
+        expires_at_ms=body.expires_at_ms,
+    )
+    if body.grant is not None and int(body.grant) > 0:
+        grant = mint("grant", rooms.clock.now_ms(), rooms.entropy(ID_ENTROPY_BYTES))
+        reason = f"with key {view.id}"
+        await rooms.ledger.grant(account, asset, int(body.grant), id=grant, reason=reason)
+    return NewKeyBody(**_shown(view), secret=secret)
+
+
+def pool_asset(asset_class: AssetClass) -> str:
+    """The asset that keys of this pool spend unless they name another."""
+    return "PRLX" if asset_class is AssetClass.MAIN else f"PRLX.{asset_class}"
+
+
+async def add(body: NewModel, catalogue: Catalogue) -> object:
+    """Put a model into the catalogue, and set the rates that were named."""
+    path = Path(body.path)
+    if not _is(path.is_file):
+        raise _no_path("There is no file at that path.")
+    named = {r.asset: (int(r.prompt), int(r.completion)) for r in body.rates or ()}
+    model = await catalogue.add(body.id, path, rates=named or _first_prices(catalogue))
+    for rate in catalogue.rates(model.card.id):
+        wanted = named.get(rate.asset)
+        if wanted is not None and wanted != (rate.prompt_micro, rate.completion_micro):
+            await catalogue.set_rate(
+                model.card.id, rate.asset, prompt_micro=wanted[0], completion_micro=wanted[1]
+            )
+    return model_body(model.card, catalogue)
+
+
+def _first_prices(catalogue: Catalogue) -> dict[str, tuple[int, int]]:
+    first = next(iter(catalogue.models()), None)
+    if first is None:
+        raise invalid("rates", "name them: there is no model yet whose rates could be taken.")
+    rates = catalogue.rates(first.card.id)
+    return {rate.asset: (rate.prompt_micro, rate.completion_micro) for rate in rates}
+
+
+def new_file(text: str) -> Path:
+    """The path of a file that does not exist, in a folder that does; Problem otherwise."""
+    target = Path(text)
+    if _is(target.exists):
+        raise Problem(
+            ProblemCode.CONFLICT,
+            "That file exists already.",
+            hint="name a file that does not exist yet",
+            param="path",
+        )
+    if not _is(target.parent.is_dir):
+        raise _no_path("Its folder does not exist.")
+    return target
+
+
+def _is(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except (OSError, ValueError):
+        return False  # A name that the system cannot even look up names nothing.
+
+
+def _no_path(message: str) -> Problem:
+    return Problem(
+        ProblemCode.NOT_FOUND,
+        message,
+        hint="name an absolute path on the coordinator's machine",
+        param="path",
+    )
+
+
+async def _body(request: Request[Any, Any, Any], rooms: Rooms, shape: type[T]) -> T:
+    """The admin's body; who asks is checked before a byte of it is read."""
+    require_admin(request.scope, rooms)
+    query_of(request.scope, ())
+    data = await read_body(request.scope, request.receive, ADMIN_BODY_LIMIT_BYTES)
+    return decode(msgspec.json.Decoder(shape), data)
+
+
+def _shown(view: KeyView) -> dict[str, Any]:
+    return {
+        "id": view.id,
+        "account": view.account,
+        "name": view.name,
+        "asset": view.asset,
+        "prefix": view.prefix,
+        "limit": None if view.limit_micro is None else str(view.limit_micro),
+        "spent": str(view.spent_micro),
+        "expires_at_ms": view.expires_at_ms,
+        "created_at_ms": view.created_at_ms,
+        "revoked": view.revoked,
+    }

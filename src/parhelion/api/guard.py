@@ -1,0 +1,85 @@
+"""Whose name a request may use for us: foreign Host and Origin headers are refused.
+
+A web page can make its visitor's browser send requests to a server on localhost, and by DNS
+rebinding even read the answers; the browser then names the page's own host, and that gives it away.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+
+from parhelion.config import ApiConfig
+from parhelion.words import Problem, ProblemCode
+
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+HINT = "the operator sets allowed_hosts and cors_origins in [api]"
+
+
+class Guard:
+    """Checks the two headers against the names that are ours."""
+
+    def __init__(self, config: ApiConfig, web_host: str = "127.0.0.1") -> None:
+        bound = {_bracketed(config.host), _bracketed(web_host)}
+        machine = socket.gethostname().lower()
+        # A name with dots is the DNS's to answer, so only allowed_hosts can make it ours.
+        own = set() if "." in machine else {machine, f"{machine}.local"}
+        self._hosts = LOOPBACK_NAMES | bound | own | {h.lower() for h in config.allowed_hosts}
+        # An address written out is resolved by nobody, so it cannot be rebound; on a loopback
+        # bind there is still no reason for any but our own.
+        self._literals = not bound <= LOOPBACK_NAMES
+        self._origins = frozenset(origin.rstrip("/").lower() for origin in config.cors_origins)
+
+    def check(self, fields: Mapping[bytes, bytes]) -> None:
+        """Problem FORBIDDEN when Host or Origin is foreign; both may be absent."""
+        host = fields.get(b"host")
+        if host is not None and not self._ours(_host_name(host)):
+            raise Problem(
+                ProblemCode.FORBIDDEN, "This Host header names another server.", hint=HINT
+            )
+        origin = fields.get(b"origin")
+        if origin is not None and not self._known(origin):
+            raise Problem(ProblemCode.FORBIDDEN, "This Origin may not use this server.", hint=HINT)
+
+    def cors(self, fields: Mapping[bytes, bytes]) -> bytes | None:
+        """The origin that may read the answer, where one is configured and asks."""
+        origin = fields.get(b"origin")
+        if origin is None or not self._origins:
+            return None
+        return origin if origin.decode("latin-1").rstrip("/").lower() in self._origins else None
+
+    def _known(self, origin: bytes) -> bool:
+        text = origin.decode("latin-1").lower()
+        if text.rstrip("/") in self._origins:
+            return True
+        scheme, mark, rest = text.partition("://")
+        return (
+            bool(mark)
+            and scheme in {"http", "https"}
+            and self._ours(_host_name(rest.encode("latin-1")))
+        )
+
+    def _ours(self, name: str) -> bool:
+        return name in self._hosts or (self._literals and _is_literal(name))
+
+
+def _bracketed(host: str) -> str:
+    host = host.lower()
+    return f"[{host}]" if ":" in host else host
+
+
+def _host_name(field: bytes) -> str:
+    """The name without its port; IPv6 keeps its brackets."""
+    text = field.decode("latin-1").lower()
+    if text.startswith("["):
+        return text[: text.find("]") + 1]
+    return text.partition(":")[0]
+
+
+def _is_literal(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,164 @@
+"""GET /v1/node: a node's WebSocket, handed to the link as whole binary messages.
+
+Browsers always send an Origin and our nodes never do, so any Origin is refused here; the Host is
+not looked at, because the handshake proves both sides by their keys, whatever the name was.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from litestar import WebSocket, websocket
+from litestar.handlers import WebsocketRouteHandler
+
+from parhelion.api import errors
+from parhelion.api.rooms import Rooms
+from parhelion.link import SUBPROTOCOL, ConnectionClosed, LinkBroken, accept
+from parhelion.words import Problem, ProblemCode
+
+log = logging.getLogger("parhelion.api")
+
+PATH = "/v1/node"
+
+UNPROVEN_LIMIT = 64
+"""Sockets whose handshake is not done, all together; each lives five seconds at most."""
+
+UNPROVEN_PER_ADDRESS_LIMIT = 16
+"""A site's nodes may all come back at once after a restart; one stranger may not fill the rest."""
+
+CLOSE_UNSUPPORTED = 1003
+CLOSE_INTERNAL = 1011
+
+
+class Doorway:
+    """Counts the sockets that have not proven yet who they are."""
+
+    def __init__(
+        self, limit: int = UNPROVEN_LIMIT, address_limit: int = UNPROVEN_PER_ADDRESS_LIMIT
+    ) -> None:
+        self._limit = limit
+        self._address_limit = address_limit
+        self._by_address: dict[str, int] = {}
+
+    @property
+    def waiting(self) -> int:
+        """How many stand in the doorway."""
+        return sum(self._by_address.values())
+
+    def enter(self, address: str) -> None:
+        """Take a place; Problem OVERLOADED when there is none."""
+        here = self._by_address.get(address, 0)
+        if self.waiting >= self._limit or here >= self._address_limit:
+            raise Problem(
+                ProblemCode.OVERLOADED,
+                "Too many nodes are joining at this moment.",
+                hint="try again in a few seconds",
+                retry_after_s=5,
+            )
+        self._by_address[address] = here + 1
+
+    def leave(self, address: str) -> None:
+        """Give the place back."""
+        left = self._by_address[address] - 1
+        if left:
+            self._by_address[address] = left
+        else:
+            del self._by_address[address]
+
+
+def handlers(rooms: Rooms) -> list[WebsocketRouteHandler]:
+    """The one WebSocket route."""
+    doorway = Doorway()
+
+    @websocket(PATH, name="node")
+    async def node(socket: WebSocket[Any, Any, Any]) -> None:
+        client = socket.scope.get("client")
+        address = client[0] if client else ""
+        try:
+            _check(socket)
+            doorway.enter(address)
+        except Problem as problem:
+            await refuse(socket.send, problem)
+            return
+        bytes_socket = Bytes(socket)
+        try:
+            await socket.accept(subprotocols=SUBPROTOCOL)
+            carrier = await accept(bytes_socket, rooms.node_key)
+        except LinkBroken:
+            return  # The link has logged the cause and closed the socket with it.
+        finally:
+            doorway.leave(address)
+        await rooms.coordinator.attend(carrier)
+
+    return [node]
+
+
+class Bytes:
+    """A Litestar WebSocket as link.ByteSocket; text frames are against the rules."""
+
+    def __init__(self, socket: WebSocket[Any, Any, Any]) -> None:
+        self._send: Any = socket.send
+        self._receive: Any = socket.receive
+        self._closed: ConnectionClosed | None = None
+
+    async def send(self, data: bytes) -> None:
+        """Send one message."""
+        if self._closed is not None:
+            raise self._closed
+        try:
+            await self._send({"type": "websocket.send", "bytes": data, "text": None})
+        except (OSError, RuntimeError) as error:
+            # uvicorn raises ClientDisconnected, an OSError; RuntimeError after a close frame.
+            raise self._end(None, "") from error
+
+    async def receive(self) -> bytes:
+        """The next message."""
+        if self._closed is not None:
+            raise self._closed
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            raise self._end(message.get("code"), message.get("reason") or "")
+        data = message.get("bytes")
+        if data is None:
+            await self.close(CLOSE_UNSUPPORTED, "binary messages only")
+            raise self._end(CLOSE_UNSUPPORTED, "a text message was sent")
+        return bytes(data)
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close; harmless when it is closed already."""
+        if self._closed is not None:
+            return
+        self._end(code, reason)
+        try:
+            await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except (OSError, RuntimeError):
+            log.debug("the socket was closed already")
+
+    def _end(self, code: int | None, reason: str) -> ConnectionClosed:
+        if self._closed is None:
+            self._closed = ConnectionClosed(code, reason)
+        return self._closed
+
+
+async def refuse(send: Any, problem: Problem) -> None:
+    """Answer the upgrade with our error as plain HTTP: no socket is ever opened."""
+    reply = errors.reply(problem)
+    headers = [(b"content-type", reply.content_type), *reply.headers]
+    await send(
+        {"type": "websocket.http.response.start", "status": reply.status, "headers": headers}
+    )
+    await send({"type": "websocket.http.response.body", "body": reply.body})
+
+
+def _check(socket: WebSocket[Any, Any, Any]) -> None:
+    if "origin" in socket.headers:
+        raise Problem(
+            ProblemCode.FORBIDDEN, "Browsers may not join as nodes.", hint="run: parhelion join"
+        )
+    if SUBPROTOCOL not in socket.scope["subprotocols"]:
+        raise Problem(
+            ProblemCode.INVALID_REQUEST,
+            f"The subprotocol {SUBPROTOCOL} is needed.",
+            hint="update parhelion on the node",
+        )

@@ -1,0 +1,221 @@
+"""The JSON that goes out beside the answers of models; amounts are strings of base units."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from parhelion.words import Evidence, Receipt
+
+Amount = Annotated[str, Meta(pattern="^-?[0-9]+$", description="Integer base units.")]
+Decimals = Annotated[str, Meta(pattern="^[0-9]+(\\.[0-9]+)?$", description="Whole tokens.")]
+
+
+class Out(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of the API's own; clients ignore fields that they do not know."""
+
+
+class Pricing(Out, frozen=True, kw_only=True):
+    """What one token costs, as decimal strings of whole units of `asset`."""
+
+    asset: str
+    prompt: Decimals
+    completion: Decimals
+
+
+class RateBody(Out, frozen=True, kw_only=True):
+    """A rate exactly as it is charged: base units per million tokens."""
+
+    asset: str
+    version: int
+    prompt: Amount
+    completion: Amount
+
+
+class ModelBody(Out, frozen=True, kw_only=True):
+    """A model of the catalogue; `pricing` is null where it has no rate."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    context_length: int
+    default_max_tokens: int
+    digest: str
+    architecture: str
+    purpose: str
+    demonstration: bool
+    size_bytes: int
+    memory_bytes: int
+    pricing: Pricing | None
+    rates: tuple[RateBody, ...]
+
+
+class ModelList(Out, frozen=True, kw_only=True):
+    """All models, the pool's default first."""
+
+    object: Literal["list"] = "list"
+    data: tuple[ModelBody, ...]
+
+
+class BalanceBody(Out, frozen=True, kw_only=True):
+    """What the key's account has of the key's asset."""
+
+    account: str
+    asset: str
+    decimals: int
+    available: Amount
+    held: Amount
+
+
+class EntryBody(Out, frozen=True, kw_only=True):
+    """One line of the history; `amount` is signed for this account."""
+
+    id: str
+    at_ms: int
+    kind: str
+    asset: str
+    amount: Amount
+    request: str | None
+    memo: str
+
+
+class History(Out, frozen=True, kw_only=True):
+    """A page of the history, newest first; `next` is what `before` takes for the next page."""
+
+    object: Literal["list"] = "list"
+    data: tuple[EntryBody, ...]
+    has_more: bool
+    next: str | None
+
+
+class NodeBody(Out, frozen=True, kw_only=True):
+    """A node as the coordinator sees it; device, backend and version are what it reports."""
+
+    name: str
+    peer: str
+    state: str
+    reason: str | None
+    models: tuple[str, ...]
+    slots: int
+    slots_busy: int
+    tokens_per_s: float | None
+    version: str
+    device: str
+    backend: str
+    connected_at_ms: int
+    served: int
+    failed: int
+
+
+class NodeList(Out, frozen=True, kw_only=True):
+    """All nodes that the coordinator knows of."""
+
+    object: Literal["list"] = "list"
+    data: tuple[NodeBody, ...]
+
+
+class HealthBody(Out, frozen=True, kw_only=True):
+    """Whether a prompt would be served now."""
+
+    status: Literal["waiting", "ready", "draining"]
+    model: str | None
+    nodes: int
+    need: int
+    local: bool
+
+
+class ReadyBody(Out, frozen=True, kw_only=True):
+    """Whether this process takes requests, whatever its nodes do."""
+
+    status: Literal["ready", "draining"]
+
+
+class Opened(Out, frozen=True, kw_only=True):
+    """A receipt with what opens it."""
+
+    receipt: Receipt
+    evidence: Evidence
+
+
+class KeyBody(Out, frozen=True, kw_only=True):
+    """A key as a list shows it; the secret itself is never kept."""
+
+    id: str
+    object: Literal["key"] = "key"
+    account: str
+    name: str
+    asset: str
+    prefix: str
+    limit: Amount | None
+    spent: Amount
+    expires_at_ms: int | None
+    created_at_ms: int
+    revoked: bool
+
+
+class NewKeyBody(KeyBody, frozen=True, kw_only=True):
+    """A key just made, with its secret: shown this once."""
+
+    secret: str
+
+
+class KeyList(Out, frozen=True, kw_only=True):
+    """Keys, oldest first, revoked ones too."""
+
+    object: Literal["list"] = "list"
+    data: tuple[KeyBody, ...]
+
+
+class InviteBody(Out, frozen=True, kw_only=True):
+    """An invite just made: shown this once."""
+
+    invite: str
+    uses: int
+    expires_at_ms: int
+
+
+class NodeDecision(Out, frozen=True, kw_only=True):
+    """What was decided about a node."""
+
+    peer: str
+    state: Literal["allowed", "revoked"]
+
+
+class BackupBody(Out, frozen=True, kw_only=True):
+    """Where the copy lies and how large it is."""
+
+    path: str
+    bytes: int
+
+
+class ShareLine(Out, frozen=True, kw_only=True):
+    """One transfer of a request."""
+
+    id: str
+    at_ms: int
+    kind: str
+    role: str | None
+    debit: str
+    credit: str
+    amount: Amount
+    memo: str
+
+
+class Explanation(Out, frozen=True, kw_only=True):
+    """One answer from grant to share, each step in a sentence made of the ledger's numbers."""
+
+    receipt: str
+    request: str
+    source: tuple[str, ...]
+    sign_in: str
+    prompt: str
+    rate: str
+    tokens: str
+    cost: str
+    debit: str
+    dispatch: tuple[str, ...]
+    share: tuple[str, ...]
+    transfers: tuple[ShareLine, ...]

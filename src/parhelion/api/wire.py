@@ -1,0 +1,171 @@
+"""HTTP as bytes: a finished reply, a bounded JSON body, and what a request said of itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from litestar import Response
+from litestar.types import Receive, Scope, Send
+
+from parhelion.words import Problem, ProblemCode
+
+Header = tuple[bytes, bytes]
+
+VISIT = "parhelion.visit"
+"""Where the door leaves the Visit in the ASGI scope."""
+
+BODY_WAIT_S = 30.0
+"""Four megabytes over a slow phone line; a client that dribbles longer holds a connection."""
+
+JSON = b"application/json"
+NO_STORE = (b"cache-control", b"no-store")
+"""Answers and balances belong to one key: no proxy may keep them."""
+
+
+class ClientLeft(Exception):
+    """The client closed the connection before the answer was complete."""
+
+
+class Visit:
+    """What the door found out about one request: its id, headers, key and bare `send`."""
+
+    __slots__ = ("address", "bearer", "fields", "headers", "request", "send")
+
+    def __init__(self, request: str, fields: dict[bytes, bytes], address: str, send: Send) -> None:
+        self.request = request
+        self.fields = fields
+        self.address = address
+        self.send = send
+        self.bearer = _bearer(fields.get(b"authorization"))
+        self.headers: list[Header] = [(b"x-request-id", request.encode())]
+
+
+def visit_of(scope: Scope) -> Visit:
+    """The Visit that the door made for this scope."""
+    return scope[VISIT]  # type: ignore[literal-required, no-any-return, typeddict-item]
+
+
+def _bearer(field: bytes | None) -> str | None:
+    if field is None:
+        return None
+    scheme, _, token = field.partition(b" ")
+    # Another scheme is still a credential that was offered: it must fail, not count as absent.
+    return (
+        token.strip().decode("latin-1") if scheme.lower() == b"bearer" else field.decode("latin-1")
+    )
+
+
+class Reply:
+    """A complete answer; an ASGI app, so that a handler can return it."""
+
+    __slots__ = ("body", "content_type", "headers", "status")
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes,
+        headers: Sequence[Header] = (),
+        content_type: bytes = JSON,
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.headers = list(headers)
+        self.content_type = content_type
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.write(send, ())
+
+    async def write(self, send: Send, more: Sequence[Header]) -> None:
+        """Send the answer with `more` headers."""
+        headers = [
+            (b"content-type", self.content_type),
+            (b"content-length", b"%d" % len(self.body)),
+            *self.headers,
+            *more,
+        ]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+
+    def for_litestar(self) -> Response[bytes]:
+        """The same answer as Litestar's exception hook wants it."""
+        return Response(
+            content=self.body,
+            status_code=self.status,
+            headers={k.decode("latin-1"): v.decode("latin-1") for k, v in self.headers},
+            media_type=self.content_type.decode(),
+        )
+
+
+def json_reply(value: Any, status: int = 200) -> Reply:
+    """A JSON answer; structs and words' records are encoded field by field."""
+    return Reply(status, msgspec.json.encode(value), [NO_STORE])
+
+
+async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
+    """The JSON body, never more than `limit_bytes` in memory; ClientLeft when the client goes.
+
+    Problem UNSUPPORTED_MEDIA_TYPE, BODY_TOO_LARGE, or INVALID_REQUEST when it takes too long.
+    """
+    fields = visit_of(scope).fields
+    if fields.get(b"content-type") != JSON:
+        _check_type(fields.get(b"content-type", b""))
+    if fields.get(b"content-encoding", b"identity") != b"identity":
+        raise Problem(
+            ProblemCode.UNSUPPORTED_MEDIA_TYPE,
+            "Compressed bodies are not accepted.",
+            hint="send the body without Content-Encoding",
+        )
+    declared = fields.get(b"content-length", b"")
+    # A length of more than 18 digits is past any limit; int() need not look at it.
+    if declared.isdigit() and (len(declared) > 18 or int(declared) > limit_bytes):
+        raise too_large(limit_bytes)
+    try:
+        async with asyncio.timeout(BODY_WAIT_S):
+            return await _read(receive, limit_bytes)
+    except TimeoutError as error:
+        raise Problem(
+            ProblemCode.INVALID_REQUEST,
+            f"The body did not arrive within {BODY_WAIT_S:.0f} s.",
+            hint="send the whole body at once",
+        ) from error
+
+
+async def _read(receive: Receive, limit_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    size_bytes = 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientLeft
+        part = message.get("body", b"")
+        size_bytes += len(part)
+        if size_bytes > limit_bytes:
+            raise too_large(limit_bytes)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def too_large(limit_bytes: int) -> Problem:
+    """The one sentence about a body over the limit."""
+    return Problem(
+        ProblemCode.BODY_TOO_LARGE,
+        f"The body is larger than {limit_bytes} bytes.",
+        hint="send a shorter prompt; the operator sets max_body_bytes in [api]",
+    )
+
+
+def _check_type(field: bytes) -> None:
+    kind, *parameters = (part.strip().lower() for part in field.split(b";"))
+    charsets = [p for p in parameters if p.startswith(b"charset=")]
+    if kind != JSON or any(
+        c.strip(b'"') not in {b"charset=utf-8", b'charset="utf-8'} for c in charsets
+    ):
+        raise Problem(
+            ProblemCode.UNSUPPORTED_MEDIA_TYPE,
+            "The body must be JSON in UTF-8.",
+            hint="send the header Content-Type: application/json",
+        )

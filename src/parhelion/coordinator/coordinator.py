@@ -1,0 +1,250 @@
+"""The coordinator: owner of nodes, queue and running answers, in one event loop, by events only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from parhelion.config import Config
+from parhelion.coordinator.answer import Answer, Replayed
+from parhelion.coordinator.joining import Door
+from parhelion.coordinator.journal import Journal
+from parhelion.coordinator.metrics import Metrics
+from parhelion.coordinator.place import Places
+from parhelion.coordinator.queue import Queue
+from parhelion.coordinator.recovery import recover
+from parhelion.coordinator.registry import Node, Registry
+from parhelion.coordinator.serve import Service, Tokeniser, draining
+from parhelion.coordinator.session import Session, say_goodbye
+from parhelion.coordinator.settle import Settler
+from parhelion.coordinator.views import Health, NodeView
+from parhelion.identity import Entropy, Keys, NodeAccess, NodeKey
+from parhelion.ledger import Ledger
+from parhelion.link import Carrier, FromNode, LinkBroken
+from parhelion.models import Catalogue
+from parhelion.payments import Gate
+from parhelion.proof import Receipts
+from parhelion.words import Ask, AssetClass, Clock, Credentials, Problem, ProblemCode
+
+log = logging.getLogger("parhelion.coordinator")
+
+SWEEPS_PER_HEARTBEAT = 4
+"""A node silent for `gone_s` is out of dispatch at most half a second later."""
+
+LAST_SETTLING_S = 5.0
+"""After the drain: a signature's 2 s, a commit, and room."""
+
+
+class Coordinator:
+    """One pool: nodes attend, asks are served. `need` nodes are waited for once, at the start."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        clock: Clock,
+        entropy: Entropy,
+        key: NodeKey,
+        catalogue: Catalogue,
+        tokeniser: Tokeniser,
+        gate: Gate,
+        ledger: Ledger,
+        receipts: Receipts,
+        keys: Keys,
+        access: NodeAccess,
+        metrics: Metrics,
+        need: int = 1,
+    ) -> None:
+        del keys  # Keys are settled through the gate, which knows whose they are.
+        self._config = config
+        self._clock = clock
+        self._key = key
+        self._catalogue = catalogue
+        self._gate = gate
+        self._ledger = ledger
+        self._need = need
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.registry = Registry(config.nodes, need, self._nodes_changed)
+        queue = Queue(config.limits.queue_length, config.limits.queue_per_account)
+        self.places = Places(self.registry, queue, clock, need)
+        self.journal = Journal(ledger)
+        self.door = Door(access, self._knows, clock, config.nodes.heartbeat_s)
+        self.service = Service(
+            catalogue=catalogue,
+            tokeniser=tokeniser,
+            gate=gate,
+            receipts=receipts,
+            registry=self.registry,
+            places=self.places,
+            settler=Settler(
+                ledger=ledger,
+                receipts=receipts,
+                gate=gate,
+                key=key,
+                clock=clock,
+                asset_class=config.money.asset_class,
+            ),
+            journal=self.journal,
+            metrics=metrics,
+            clock=clock,
+            entropy=entropy,
+        )
+        self._show(metrics)
+
+    async def start(self) -> None:
+        """Close what an earlier process left open, then begin to watch nodes and to journal."""
+        await recover(self._ledger, self._gate)
+        self._tasks = [
+            asyncio.create_task(self._sweep(), name="sweep"),
+            asyncio.create_task(self.journal.run(), name="journal"),
+        ]
+
+    async def serve(self, ask: Ask, credentials: Credentials) -> Answer | Replayed:
+        """The answer to an ask, once its job is open at a node; a Problem before costs nothing.
+
+        Cancel the call, or `disconnect` the answer, when the client leaves.
+        """
+        return await self.service.serve(ask, credentials)
+
+    async def attend(self, carrier: Carrier[FromNode]) -> None:
+        """One node's session, from its registration to its end."""
+        try:
+            if self._stopping:
+                raise draining()
+            node = await self.door.register(carrier, self._key.peer)
+        except Problem as refusal:
+            log.warning("node refused: %s", refusal.message, extra={"node": carrier.peer})
+            await say_goodbye(carrier, refusal)
+            return
+        except LinkBroken as broken:
+            log.info("node left while joining: %s", broken, extra={"node": carrier.peer})
+            return
+        session = Session(carrier, node, self.registry, self._clock)
+        log.info("node joined", extra={"node": node.peer, "slots": node.slots})
+        self.registry.enter(session)
+        await session.run()
+
+    def expel(self, peer: str, reason: str) -> None:
+        """End a node's session at once (its access was revoked); its jobs go elsewhere."""
+        member = self.registry.member(peer)
+        if member is not None:
+            member.end(ProblemCode.LINK_REFUSED, reason, "ask the pool's owner")
+
+    def health(self) -> Health:
+        """Whether a prompt would be served now."""
+        served = self._served_model()
+        if self.service.draining:
+            status = "draining"
+        else:
+            status = "ready" if served is not None and self.registry.complete() else "waiting"
+        models = self._catalogue.models()
+        first = models[0].card.id if models else None
+        return Health(
+            status=status,
+            model=served or first,
+            nodes=self.registry.ready_count(),
+            need=self._need,
+            local=self._config.money.asset_class is AssetClass.LOCAL,
+        )
+
+    def nodes(self) -> tuple[NodeView, ...]:
+        """Every connected node."""
+        return tuple(self._view(node) for node in self.registry.nodes())
+
+    async def drain(self, deadline_s: float) -> None:
+        """Take nothing new; let running answers end, cut what is left after the deadline."""
+        service = self.service
+        service.draining = True
+        self.places.refuse_all(draining)
+        if service.live:
+            log.info("draining", extra={"answers": len(service.live)})
+            await asyncio.wait(list(service.live), timeout=deadline_s)
+        for relay in list(service.live.values()):
+            if relay is not None:
+                relay.interrupt(draining())
+        if service.live:
+            await asyncio.wait(list(service.live), timeout=LAST_SETTLING_S)
+
+    async def stop(self) -> None:
+        """End everything; what could not be settled is left to the next start's recovery."""
+        if self.service.live or not self.service.draining:
+            await self.drain(0.0)
+        self._stopping = True
+        for member in self.registry.members():
+            member.end(ProblemCode.DRAINING, "the coordinator is stopping", "it may be back soon")
+        for task in [*self._tasks, *self.service.live]:
+            task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*self._tasks, *self.service.live, return_exceptions=True)
+        self._tasks = []
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.nodes.heartbeat_s / SWEEPS_PER_HEARTBEAT)
+            self.registry.sweep(self._clock.monotonic_s())
+
+    def _nodes_changed(self) -> None:
+        self.places.nodes_changed()
+
+    def _knows(self, digest: str) -> bool:
+        return self._catalogue.by_digest(digest) is not None
+
+    def _served_model(self) -> str | None:
+        """The first model of the catalogue that a ready node serves."""
+        ready = [node for node in self.registry.nodes() if node.state == "ready"]
+        for model in self._catalogue.models():
+            if any(model.card.digest in node.contexts for node in ready):
+                return model.card.id
+        return None
+
+    def _view(self, node: Node) -> NodeView:
+        card = node.card
+        offered = [self._catalogue.by_digest(digest) for digest in node.contexts]
+        return NodeView(
+            name=card.name,
+            peer=node.peer,
+            state=node.state,
+            reason=node.reason,
+            models=tuple(model.card.id for model in offered if model is not None),
+            slots=card.slots,
+            slots_busy=node.slots_busy,
+            tokens_per_s=node.tokens_per_s,
+            version=card.version,
+            device=card.device,
+            backend=card.backend,
+            connected_at_ms=node.connected_at_ms,
+            served=node.served,
+            failed=node.failed,
+        )
+
+    def _show(self, metrics: Metrics) -> None:
+        def in_state(state: str) -> float:
+            if state == "joining":
+                return self.door.joining
+            return sum(node.state == state for node in self.registry.nodes())
+
+        metrics.watch_nodes(in_state)
+        nodes = self.registry.nodes
+        metrics.watch(
+            {
+                "parhelion_slots": ("Slots of all nodes", lambda: sum(n.slots for n in nodes())),
+                "parhelion_slots_busy": (
+                    "Slots at work",
+                    lambda: sum(n.slots_busy for n in nodes()),
+                ),
+                "parhelion_queue_length": (
+                    "Requests that wait for a slot",
+                    lambda: self.places.waiting,
+                ),
+                "parhelion_holds_open": (
+                    "Requests between hold and post or void",
+                    lambda: sum(relay is not None for relay in self.service.live.values()),
+                ),
+                "parhelion_journal_marks": (
+                    "Journal lines written since the start",
+                    lambda: self.journal.marks_written,
+                ),
+            }
+        )

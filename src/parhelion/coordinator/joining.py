@@ -1,0 +1,75 @@
+"""How a node becomes a member: its card, the pool's consent, a welcome or a goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from parhelion.coordinator.registry import Node, check_card
+from parhelion.identity import NodeAccess
+from parhelion.link import Carrier, FromNode, Register, Welcome
+from parhelion.words import Clock, NodeCard, Problem, ProblemCode
+
+REGISTER_DEADLINE_S = 5.0
+"""The first sealed frame follows the handshake at once."""
+
+WELCOME_DEADLINE_S = 5.0
+
+JOINING_LIMIT = 256
+"""Handshaken sessions that have not registered yet; each holds a socket and little else."""
+
+
+class Door:
+    """Lets nodes in: only with consent, only with a sane card, only for known models."""
+
+    def __init__(
+        self, access: NodeAccess, known: Callable[[str], bool], clock: Clock, heartbeat_s: float
+    ) -> None:
+        self._access = access
+        self._known = known
+        self._clock = clock
+        self._heartbeat_s = heartbeat_s
+        self.joining = 0
+
+    async def register(self, carrier: Carrier[FromNode], coordinator: str) -> Node:
+        """The node behind a fresh carrier, welcomed; Problem or LinkBroken when it is not."""
+        if self.joining >= JOINING_LIMIT:
+            raise Problem(
+                ProblemCode.OVERLOADED, "too many nodes are joining", hint="try again later"
+            )
+        self.joining += 1
+        try:
+            card, contexts = await self._hear_card(carrier)
+            welcome = Welcome(
+                coordinator=coordinator, heartbeat_s=self._heartbeat_s, accepted=tuple(contexts)
+            )
+            await asyncio.wait_for(carrier.send(welcome), WELCOME_DEADLINE_S)
+        except TimeoutError:
+            raise Problem(
+                ProblemCode.LINK_REFUSED,
+                f"no registration within {REGISTER_DEADLINE_S:.0f} s",
+                hint="the node's software is at fault",
+            ) from None
+        finally:
+            self.joining -= 1
+        now_s = self._clock.monotonic_s()
+        return Node(
+            card=card,
+            contexts=contexts,
+            connected_at_ms=self._clock.now_ms(),
+            heard_s=now_s,
+            idle_since_s=now_s,
+        )
+
+    async def _hear_card(self, carrier: Carrier[FromNode]) -> tuple[NodeCard, dict[str, int]]:
+        message = await asyncio.wait_for(carrier.receive(), REGISTER_DEADLINE_S)
+        if not isinstance(message, Register):
+            raise Problem(
+                ProblemCode.LINK_REFUSED,
+                f"the first message must be register, not {type(message).__name__}",
+                hint="the node's software is at fault",
+            )
+        contexts = check_card(message.card, carrier.peer, self._known)
+        # Consent comes last: an invite must not be spent on a card that is refused anyway.
+        await self._access.admit(carrier.peer, message.invite)
+        return message.card, contexts

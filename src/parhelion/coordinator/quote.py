@@ -1,0 +1,73 @@
+"""What an ask can cost at most: the counts resolved against the model's context; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from parhelion.words import Ask, ModelCard, Problem, ProblemCode, Quote, Rate
+
+
+def quote(
+    ask: Ask,
+    card: ModelCard,
+    prompt_ids: Sequence[int],
+    rates: tuple[Rate, ...],
+    capacity_tokens: int | None = None,
+) -> Quote:
+    """The quote of `ask`, or Problem when it cannot fit the model.
+
+    An absent `max_tokens` becomes the model's default, as far as the context leaves room;
+    `capacity_tokens` (the largest request that a node of the pool can hold) bounds it too. One
+    that was given is honoured or refused, never shortened in silence.
+    """
+    _check_ids(ask, card, prompt_ids)
+    left = card.context - len(prompt_ids)
+    if left < 1:
+        raise Problem(
+            ProblemCode.CONTEXT_LENGTH_EXCEEDED,
+            f"the prompt has {len(prompt_ids)} tokens and leaves no room in the context of "
+            f"{card.context} tokens of {card.id}",
+            hint="shorten the prompt",
+            param="messages" if ask.messages is not None else "prompt",
+        )
+    return Quote(
+        model=card,
+        prompt_ids=tuple(prompt_ids),
+        max_tokens=_max_tokens(ask, card, len(prompt_ids), left, capacity_tokens),
+        rates=rates,
+    )
+
+
+def _check_ids(ask: Ask, card: ModelCard, prompt_ids: Sequence[int]) -> None:
+    if not prompt_ids:
+        raise _invalid("the prompt has no tokens", "prompt")
+    if min(prompt_ids) < 0 or max(prompt_ids) >= card.n_vocab:
+        raise _invalid(f"token ids of {card.id} are 0 to {card.n_vocab - 1}", "prompt")
+    for token, _bias in ask.params.logit_bias:
+        if not 0 <= token < card.n_vocab:
+            raise _invalid(f"logit_bias names token {token}, not of {card.id}", "logit_bias")
+
+
+def _max_tokens(
+    ask: Ask, card: ModelCard, prompt_tokens: int, left: int, capacity_tokens: int | None
+) -> int:
+    if ask.max_tokens is None:
+        room = left if capacity_tokens is None else min(left, capacity_tokens - prompt_tokens)
+        # A prompt beyond every node's memory keeps one token here: placing it says NO_NODE.
+        return max(1, min(card.default_max_tokens, room))
+    if ask.max_tokens < 1:
+        raise _invalid("max_tokens must be at least 1", "max_tokens")
+    if ask.max_tokens > left:
+        raise Problem(
+            ProblemCode.CONTEXT_LENGTH_EXCEEDED,
+            f"{prompt_tokens} prompt tokens and max_tokens {ask.max_tokens} make "
+            f"{prompt_tokens + ask.max_tokens}, more than the context of {card.context} tokens "
+            f"of {card.id}",
+            hint=f"at most max_tokens {left} fits with this prompt",
+            param="max_tokens",
+        )
+    return ask.max_tokens
+
+
+def _invalid(message: str, param: str) -> Problem:
+    return Problem(ProblemCode.INVALID_REQUEST, message, param=param)

@@ -1,0 +1,383 @@
+"""One prompt's way through the coordinator: quote, admit, hold, place, relay, settle (DESIGN 2)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from hashlib import blake2b
+from typing import Protocol
+
+import msgspec
+
+from parhelion.coordinator.answer import Answer, Replayed
+from parhelion.coordinator.attempt import Attempt
+from parhelion.coordinator.journal import Journal
+from parhelion.coordinator.metrics import Metrics
+from parhelion.coordinator.place import Places
+from parhelion.coordinator.quote import quote
+from parhelion.coordinator.registry import Node, Registry
+from parhelion.coordinator.relay import FINISHED, LEFT, End, Order, Relay
+from parhelion.coordinator.route import Need
+from parhelion.coordinator.session import Session
+from parhelion.coordinator.settle import Settler
+from parhelion.identity import Entropy
+from parhelion.models import Catalogue, Model, Vocabulary
+from parhelion.payments import Gate, Replay
+from parhelion.proof import Receipts
+from parhelion.words import (
+    Ask,
+    Clock,
+    Credentials,
+    Grant,
+    Hold,
+    Job,
+    Placement,
+    Problem,
+    ProblemCode,
+    Quote,
+    kin,
+)
+
+log = logging.getLogger("parhelion.coordinator")
+
+OPENING_BYTES = 32
+SCOPE_KEY_BYTES = 32
+
+ATTEMPTS_LIMIT = 2
+"""A job that failed before its first id is tried on one other node; nothing was delivered."""
+
+RETRIED = (ProblemCode.NODE_LOST, ProblemCode.ENGINE_FAILED)
+
+HOLD_LIFE_MS = 24 * 3600 * 1000
+"""Far beyond any answer: a hold runs out only where nobody serves it any more."""
+
+
+class Tokeniser(Protocol):
+    """What serving needs of the tokeniser host."""
+
+    async def prepare(self, model: Model, ask: Ask) -> tuple[int, ...]: ...
+    async def vocabulary(self, model: Model) -> Vocabulary: ...
+
+
+class Service:
+    """Serves asks; every request lives in a task of its own that settles it, come what may."""
+
+    def __init__(
+        self,
+        *,
+        catalogue: Catalogue,
+        tokeniser: Tokeniser,
+        gate: Gate,
+        receipts: Receipts,
+        registry: Registry,
+        places: Places,
+        settler: Settler,
+        journal: Journal,
+        metrics: Metrics,
+        clock: Clock,
+        entropy: Entropy,
+    ) -> None:
+        self._catalogue = catalogue
+        self._tokeniser = tokeniser
+        self._gate = gate
+        self._receipts = receipts
+        self._registry = registry
+        self._places = places
+        self._settler = settler
+        self._journal = journal
+        self._metrics = metrics
+        self._clock = clock
+        self._entropy = entropy
+        # Nodes see that two jobs share a scope, never whose they are.
+        self._scope_key = entropy(SCOPE_KEY_BYTES)
+        self.live: dict[asyncio.Task[None], Relay | None] = {}
+        self.draining = False
+
+    async def serve(self, ask: Ask, credentials: Credentials) -> Answer | Replayed:
+        """An answer whose job is open at a node; a Problem before that costs nothing.
+
+        Cancelling it is the client leaving: the queue is left, the hold voided.
+        """
+        started_s = self._clock.monotonic_s()
+        if self.draining:
+            raise draining()
+        model = self._catalogue.resolve(ask.model)
+        prompt_ids = await self._tokeniser.prepare(model, ask)
+        rates = self._catalogue.rates(model.card.id)
+        capacity = self._places.capacity(model.card.digest)
+        offer = quote(ask, model.card, prompt_ids, rates, capacity)
+        need = Need(model.card.digest, len(prompt_ids), offer.max_tokens)
+        refusal = self._places.refusal(need)
+        if refusal is not None:
+            # Who may not ask learns that first, and a finished answer needs no node.
+            admitted = await self._gate.admit(ask, credentials, offer)
+            if isinstance(admitted, Replay):
+                return await self._replay(admitted)
+            raise refusal
+        vocabulary = await self._tokeniser.vocabulary(model)
+        request = Request(ask, credentials, offer, need, vocabulary, started_s)
+        return await self._begin(request)
+
+    async def _begin(self, request: Request) -> Answer | Replayed:
+        """Start the request's own task and wait until its job is open, or replayed, or refused."""
+        life = asyncio.create_task(self._live(request), name=request.ask.request)
+        self.live[life] = None
+        life.add_done_callback(self._forget)
+        try:
+            opened = await request.opened
+        except asyncio.CancelledError:
+            request.leave()
+            raise
+        if isinstance(opened, Replay):
+            return await self._replay(opened)
+        return Answer(opened, life)
+
+    async def _live(self, request: Request) -> None:
+        """Hold, place, relay, settle: the one place that takes a hold, so none is ever leaked.
+
+        Nobody cancels this task while the process serves: a client's leaving is only a mark on
+        the relay. That is the shield under which holds are posted.
+        """
+        try:
+            taken = await self._gate.take(
+                request.ask,
+                request.credentials,
+                request.offer,
+                expires_at_ms=self._clock.now_ms() + HOLD_LIFE_MS,
+            )
+        except Problem as problem:
+            request.refuse(problem)
+            return
+        except Exception as error:
+            log.exception("hold not taken", extra={"request": request.ask.request})
+            request.refuse(_internal(error))
+            return
+        if isinstance(taken, Replay):
+            request.open(taken)
+            return
+        relay = self._relay_of(request, taken.grant)
+        relay.hold = taken.hold
+        task = asyncio.current_task()
+        assert task is not None
+        self.live[task] = relay
+        try:
+            end = await self._run(relay, request)
+            await self._close(relay, request, taken.hold, end)
+        except Exception as error:
+            log.exception("request not settled", extra=_who(relay))
+            relay.end(_internal(error))
+            request.refuse(_internal(error))
+
+    async def _run(self, relay: Relay, request: Request) -> End:
+        try:
+            return await self.relay(relay, request)
+        except Problem as problem:
+            return LEFT if relay.left else End("lost", relay.interruption or problem)
+        except Exception as error:
+            # A fault of ours ends this answer; its hold is settled like any other's.
+            log.exception("request failed", extra=_who(relay))
+            relay.interrupt(_internal(error))
+            return End("lost", _internal(error))
+
+    async def relay(self, relay: Relay, request: Request) -> End:
+        """Run attempts until one delivers; only a job without any id goes to another node."""
+        lost: Problem | None = None
+        without: set[str] = set()
+        for number in range(1, ATTEMPTS_LIMIT + 1):
+            try:
+                node = await self.place(relay, request.need, without)
+            except Problem as refusal:
+                raise lost or refusal from refusal
+            lost = await self._attempt(relay, request, node, number)
+            if lost is None:
+                return _cut_by(relay)
+            if relay.left or relay.ids or lost.code not in RETRIED:
+                break
+            without.add(node.peer)
+            # The prefill that was lost is ours to pay, also if the client leaves now.
+            relay.prefilled = False
+            log.warning("job tried elsewhere", extra={**_who(relay), "node": node.peer})
+        return End("lost", lost)
+
+    async def place(self, relay: Relay, need: Need, without: set[str]) -> Node:
+        """A node with a slot reserved for this request, or Problem; the client may leave."""
+        order = relay.order
+        wait_s = order.started_s + order.ask.deadline_s - self._clock.monotonic_s()
+        _check_still_wanted(relay)
+        ticket = self._places.place(need, order.grant.account, wait_s, without)
+        relay.leave_queue = partial(self._places.leave, ticket)
+        try:
+            node = await ticket.got
+        finally:
+            relay.leave_queue = None
+        try:
+            _check_still_wanted(relay)
+        except Problem:
+            self._places.free(node, need)
+            raise
+        return node
+
+    async def _attempt(
+        self, relay: Relay, request: Request, node: Node, number: int
+    ) -> Problem | None:
+        free = partial(self._places.free, node, request.need)
+        session = self._registry.member(node.peer)
+        if not isinstance(session, Session) or session.node is not node or session.ended:
+            free()
+            return Problem(ProblemCode.NODE_LOST, "the node left before the job was sent")
+        job = relay.job
+        if number > 1:
+            job = msgspec.structs.replace(job, attempt=number, output_ids=tuple(relay.ids))
+        placement = Placement(
+            job=job.job, attempt=number, pipeline=(node.peer,), kv_tokens=request.need.kv_tokens
+        )
+        attempt = Attempt(relay, job, placement, session, free)
+        relay.attempts.append(attempt)
+        attempt.open()
+        request.open(relay)
+        return await attempt.over
+
+    async def _close(self, relay: Relay, request: Request, hold: Hold, end: End) -> None:
+        relay.settling = True
+        self._journal.forget(relay)
+        last, cost_micro = await self._settler.settle(relay, hold, end)
+        self._metrics.ended(relay, end, cost_micro, self._clock.monotonic_s())
+        log.info(
+            "request %s",
+            end.kind,
+            extra={
+                **_who(relay),
+                "node": relay.attempts[-1].placement.pipeline[-1] if relay.attempts else None,
+                "prompt_tokens": len(relay.order.quote.prompt_ids),
+                "output_ids": relay.meter.accepted,
+                "cost_micro": cost_micro,
+                "cause": str(end.problem.code) if end.problem else None,
+            },
+        )
+        relay.end(last)
+        if isinstance(last, Problem):
+            request.refuse(last)
+
+    def _relay_of(self, request: Request, grant: Grant) -> Relay:
+        ask, offer = request.ask, request.offer
+        scope = blake2b(grant.account.encode(), key=self._scope_key, digest_size=16)
+        opening = self._entropy(OPENING_BYTES)
+        job = Job(
+            job=kin("job", ask.request),
+            attempt=1,
+            digest=offer.model.digest,
+            cache_scope=scope.hexdigest(),
+            prompt_ids=offer.prompt_ids,
+            params=ask.params,
+            seed=grant.seed,
+            max_tokens=offer.max_tokens,
+            opening=opening,
+        )
+        order = Order(ask, offer, grant, opening, request.started_s, self._clock.now_ms())
+        relay = Relay(order, job, request.vocabulary, self._clock)
+        relay.on_acknowledged = self._journal.note
+        request.relay = relay
+        if request.left:
+            relay.disconnect()
+        return relay
+
+    async def _replay(self, replay: Replay) -> Replayed:
+        receipt = await self._receipts.get(replay.receipt, replay.account)
+        evidence = self._receipts.evidence(replay.receipt, replay.account)
+        return Replayed(replay.request, receipt, evidence, credited="0")
+
+    def _forget(self, life: asyncio.Task[None]) -> None:
+        self.live.pop(life, None)
+        if not life.cancelled() and (error := life.exception()) is not None:
+            log.error("request task failed", exc_info=error)
+
+
+class Request:
+    """An ask on its way to its first node; `opened` resolves when the caller may go on."""
+
+    __slots__ = (
+        "ask",
+        "credentials",
+        "left",
+        "need",
+        "offer",
+        "opened",
+        "relay",
+        "started_s",
+        "vocabulary",
+    )
+
+    def __init__(
+        self,
+        ask: Ask,
+        credentials: Credentials,
+        offer: Quote,
+        need: Need,
+        vocabulary: Vocabulary,
+        started_s: float,
+    ) -> None:
+        self.ask = ask
+        self.credentials = credentials
+        self.offer = offer
+        self.need = need
+        self.vocabulary = vocabulary
+        self.started_s = started_s
+        self.relay: Relay | None = None
+        self.left = False
+        self.opened: asyncio.Future[Relay | Replay] = asyncio.get_running_loop().create_future()
+
+    def open(self, way: Relay | Replay) -> None:
+        """The caller may go on."""
+        if not self.opened.done():
+            self.opened.set_result(way)
+
+    def refuse(self, error: Exception) -> None:
+        """The caller gets the error, unless it went on or left already."""
+        if not self.opened.done():
+            self.opened.set_exception(error)
+
+    def leave(self) -> None:
+        """The client left before its job was open."""
+        self.left = True
+        if self.relay is not None:
+            self.relay.disconnect()
+
+
+def draining() -> Problem:
+    """What a coordinator that stops says to whoever still asks."""
+    return Problem(
+        ProblemCode.DRAINING,
+        "the coordinator is stopping",
+        hint="retry: it may be back soon",
+        retry_after_s=5,
+    )
+
+
+def _cut_by(relay: Relay) -> End:
+    """Who cut the answer: the meter, we, or the client."""
+    if relay.meter.finish is not None:
+        return FINISHED
+    if relay.interruption is not None:
+        return End("lost", relay.interruption)
+    return LEFT
+
+
+def _check_still_wanted(relay: Relay) -> None:
+    if relay.interruption is not None:
+        raise relay.interruption
+    if relay.left:
+        raise Problem(ProblemCode.CANCELLED, "the client left")
+
+
+def _internal(error: Exception) -> Problem:
+    return Problem(ProblemCode.INTERNAL, f"a fault of ours: {type(error).__name__}")
+
+
+def _who(relay: Relay) -> dict[str, str | None]:
+    grant = relay.order.grant
+    return {
+        "request": relay.order.ask.request,
+        "account": grant.account,
+        "hold": relay.hold.id if relay.hold else None,
+    }

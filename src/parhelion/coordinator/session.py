@@ -1,0 +1,169 @@
+"""One node's session: what it says goes to its jobs, what we say goes out in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from parhelion.coordinator.registry import Node, Registry
+from parhelion.link import (
+    Bye,
+    Carrier,
+    Cut,
+    Drain,
+    Draining,
+    FromNode,
+    Heartbeat,
+    JobFailed,
+    LinkBroken,
+    Open,
+    Signed,
+    Steps,
+)
+from parhelion.words import Clock, Problem, ProblemCode, Segment, Step
+
+log = logging.getLogger("parhelion.coordinator")
+
+ENGINE_READY = "ready"
+"""The word of a Heartbeat for an engine that takes work."""
+
+Outgoing = Open | Cut | Drain
+
+
+class Misbehaved(Exception):
+    """The node said what no honest node says; the session ends with this cause."""
+
+
+class Worker(Protocol):
+    """An attempt at a job as the session sees it."""
+
+    @property
+    def number(self) -> int: ...
+    def take(self, step: Step) -> None: ...
+    def fail(self, code: str, message: str) -> None: ...
+    def signed(self, segment: Segment) -> None: ...
+    def lost(self, problem: Problem) -> None: ...
+
+
+class Session:
+    """A registered node's session; `attempts` are its running jobs by job id."""
+
+    def __init__(
+        self, carrier: Carrier[FromNode], node: Node, registry: Registry, clock: Clock
+    ) -> None:
+        self.node = node
+        self.attempts: dict[str, Worker] = {}
+        self.dropped = 0
+        self._carrier = carrier
+        self._registry = registry
+        self._clock = clock
+        self._end: asyncio.Future[Problem] = asyncio.get_running_loop().create_future()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the session takes no more jobs."""
+        return self._end.done()
+
+    def send(self, message: Outgoing) -> None:
+        """Queue a message for the node; Problem BODY_TOO_LARGE when it fits in no frame.
+
+        A node that does not read what it is sent fills its queue, and that ends the session.
+        """
+        try:
+            self._carrier.post(message)
+        except LinkBroken as broken:
+            self.end(ProblemCode.LINK_BROKEN, str(broken))
+
+    def end(self, code: ProblemCode, message: str, hint: str = "") -> None:
+        """End the session with its cause; at once it is out of dispatch and its jobs are lost."""
+        if self._end.done():
+            return
+        self._end.set_result(Problem(code, message, hint=hint))
+        log.warning(
+            "node session ended: %s", message, extra={"node": self.node.peer, "code": str(code)}
+        )
+        self.node.state, self.node.reason = "gone", message
+        self._registry.leave(self)
+        problem = Problem(
+            ProblemCode.NODE_LOST, f"the node serving this was lost: {message}", retry_after_s=1
+        )
+        attempts, self.attempts = self.attempts, {}
+        for attempt in attempts.values():
+            attempt.lost(problem)
+
+    async def run(self) -> None:
+        """Hear the node until the session ends; then say why and close."""
+        reading = asyncio.create_task(self._read(), name="node-session")
+        try:
+            cause = await self._end
+        finally:
+            # Cancelled from outside (the socket's handler): the node is gone all the same.
+            self.end(ProblemCode.LINK_BROKEN, "the connection was closed")
+            reading.cancel()
+            await asyncio.wait([reading])
+        await say_goodbye(self._carrier, cause)
+
+    async def _read(self) -> None:
+        try:
+            while not self._end.done():
+                self.hear(await self._carrier.receive())
+        except LinkBroken as broken:
+            self.end(ProblemCode.LINK_BROKEN, str(broken))
+        except Misbehaved as cause:
+            self.end(ProblemCode.INVALID_REQUEST, f"the node misbehaved: {cause}")
+        except Exception as error:
+            # A bug of ours with one node's message must not take the others' sessions along.
+            log.exception("message handler failed", extra={"node": self.node.peer})
+            self.end(ProblemCode.INTERNAL, f"the coordinator failed: {type(error).__name__}")
+
+    def hear(self, message: FromNode) -> None:
+        """One message; Misbehaved when it cannot be honest."""
+        node = self.node
+        node.heard_s = self._clock.monotonic_s()
+        if type(message) is Steps:
+            attempts = self.attempts
+            for step in message.steps:
+                attempt = attempts.get(step.job)
+                if attempt is None or attempt.number != step.attempt:
+                    self.dropped += 1
+                    continue
+                node.ids_made += len(step.ids)
+                attempt.take(step)
+            if node.state == "suspect":
+                self._registry.refresh(node, node.heard_s)
+        else:
+            self._hear_rest(message)
+
+    def _hear_rest(self, message: FromNode) -> None:
+        match message:
+            case Heartbeat():
+                fault = message.reason or message.engine
+                self.node.engine_fault = None if message.engine == ENGINE_READY else fault[:200]
+                self.node.sample_rate(self.node.heard_s)
+                self._registry.refresh(self.node, self.node.heard_s)
+            case Signed(segment=segment):
+                if attempt := self._attempt(segment.job, segment.attempt):
+                    attempt.signed(segment)
+            case JobFailed():
+                if attempt := self._attempt(message.job, message.attempt):
+                    attempt.fail(message.code, message.message[:500])
+            case Draining():
+                self.node.leaving = message.reason[:200] or "the node drains"
+                self._registry.refresh(self.node, self.node.heard_s)
+            case Bye():
+                self.end(ProblemCode.LINK_BROKEN, f"the node left: {message.message[:200]}")
+            case _:
+                raise Misbehaved(f"{type(message).__name__} is not expected here")
+
+    def _attempt(self, job: str, number: int) -> Worker | None:
+        attempt = self.attempts.get(job)
+        if attempt is not None and attempt.number == number:
+            return attempt
+        self.dropped += 1
+        return None
+
+
+async def say_goodbye(carrier: Carrier[FromNode], cause: Problem) -> None:
+    """The last frame (the carrier gives up on it by itself)."""
+    await carrier.close(Bye(code=str(cause.code), message=cause.message, hint=cause.hint))

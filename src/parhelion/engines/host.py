@@ -1,0 +1,146 @@
+"""The engine host: a child process that loads one model and runs the batching loop.
+
+`python -m parhelion.engines.host MODEL DIGEST CONFIG` (CONFIG: EngineConfig as JSON). It speaks
+frames on its pipes, and ends when its parent does, also in the middle of a step.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sys
+import threading
+import time
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from parhelion.config import EngineConfig
+from parhelion.engines import llama
+from parhelion.engines.batching import Limits, Loop
+from parhelion.engines.host_messages import Cancel, FromHost, Ready, Run, Score, ToHost
+from parhelion.engines.protocol import EngineCard
+from parhelion.engines.prove import findings
+from parhelion.hosts import Pipe, claim_pipe
+
+BATCH_IDS_CPU = 63
+"""The most ids of one step. From 64 rows on llama.cpp's CPU attention sums in another order, so a
+text would depend on its neighbours (measured: logits differ by up to 0.5); below, it is the same
+to the last bit at 1 to 16 rows. A larger step does not prefill faster on any CPU seen."""
+
+BATCH_IDS_GPU = 512
+"""Enough rows to keep a GPU busy; its sums depend on the batch's shape anyway."""
+
+INBOX_LENGTH = 4096
+"""Messages read but not heard; past it the pipe fills, and the parent's writes wait."""
+
+KV_TOKENS_PER_SLOT = 1024
+"""The default memory: every slot can hold a chat of this length at once."""
+
+KV_TOKENS_LARGEST = 32 * 1024
+"""The default's bound; a longer context is an operator's own decision."""
+
+KV_MEMORY_SHARE = 0.25
+"""Of the memory that is free at start, the KV cache takes at most this."""
+
+CALIBRATION_IDS = 16
+"""Enough rows to tell the cost of one more."""
+
+
+def main(arguments: list[str]) -> None:
+    """Load, prove by a first step, say Ready, serve."""
+    path, digest, settings = arguments
+    pipe = claim_pipe()
+    config = msgspec.json.decode(settings, type=EngineConfig)
+    inbox: queue.Queue[Run | Cancel | Score] = queue.Queue(INBOX_LENGTH)
+    # First of all, so that a parent that dies during a long load is noticed too.
+    threading.Thread(target=_read, args=(pipe, inbox), daemon=True, name="reader").start()
+    llama.start_backend()
+    found = findings()
+    model = llama.Model(
+        Path(path),
+        gpu_layers=config.gpu_layers,
+        use_extra_bufts=found.use_extra_bufts if found is not None else True,
+    )
+    limits = _limits(model, digest, config)
+    threads = config.threads or max(1, (os.cpu_count() or 1) - 1)
+    rows = BATCH_IDS_CPU if model.device() == "cpu" else BATCH_IDS_GPU
+    rows = max(rows, 2 * limits.slots)  # However many streams, there is room for prompts beside.
+    shape = llama.ContextShape(limits.kv_tokens, rows, limits.sequences, limits.rows, threads)
+    context = llama.Context(model, shape)
+    batch = llama.Batch(rows)
+    encoder = msgspec.msgpack.Encoder()
+
+    def emit(message: FromHost) -> None:
+        pipe.write(encoder.encode(message))
+
+    loop = Loop(context, batch, limits, emit)
+    _calibrate(loop, context, batch)
+    emit(Ready(card=_card(model, limits)))
+    try:
+        loop.run(inbox)
+    except BrokenPipeError:
+        _end()
+
+
+def _read(pipe: Pipe, inbox: queue.Queue[Run | Cancel | Score]) -> None:
+    decoder = msgspec.msgpack.Decoder(ToHost)
+    while (body := pipe.read()) is not None:
+        inbox.put(decoder.decode(body))
+    _end()
+
+
+def _end() -> None:
+    # The loop may be inside a long decode: nothing of it is worth waiting for.
+    os._exit(0)
+
+
+def _limits(model: llama.Model, digest: str, config: EngineConfig) -> Limits:
+    kv_tokens = config.kv_tokens
+    if kv_tokens == 0:
+        wanted = max(model.context, config.slots * KV_TOKENS_PER_SLOT)
+        free_bytes = KV_MEMORY_SHARE * psutil.virtual_memory().available
+        affordable = int(free_bytes / max(1, model.kv_bytes_per_token()))
+        kv_tokens = max(KV_TOKENS_PER_SLOT, min(wanted, KV_TOKENS_LARGEST, affordable))
+    kv_tokens = -(-kv_tokens // 256) * 256  # llama.cpp rounds up to this by itself.
+    return Limits(
+        digest=digest,
+        slots=config.slots,
+        context=min(model.context, kv_tokens),
+        kv_tokens=kv_tokens,
+        n_vocab=model.n_vocab,
+        step_budget_ms=float(config.step_budget_ms),
+        eog=model.eog,
+        can_rewind=model.can_rewind,
+    )
+
+
+def _card(model: llama.Model, limits: Limits) -> EngineCard:
+    return EngineCard(
+        digest=limits.digest,
+        backend="llama.cpp",
+        device=model.device(),
+        slots=limits.slots,
+        kv_tokens=limits.kv_tokens,
+        context=limits.context,
+        n_vocab=limits.n_vocab,
+    )
+
+
+def _calibrate(loop: Loop, context: llama.Context, batch: llama.Batch) -> None:
+    """Two small steps on an empty sequence: the first proves the build, all set the first pace."""
+    for streams, count in ((0, CALIBRATION_IDS), (0, CALIBRATION_IDS), (1, 1)):
+        at = context.length(0)
+        batch.clear()
+        for offset in range(count):
+            batch.add(0, at + offset, offset + 1, at + count - 1)
+        started_s = time.perf_counter()
+        context.decode(batch)
+        took_ms = (time.perf_counter() - started_s) * 1e3
+        loop.meter.measured(streams, 0 if streams else count, took_ms)
+    context.drop(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,123 @@
+"""Who has which sequence of the KV memory: running work, and finished prefixes kept for reuse.
+
+Every sequence is accounted with all its ids, shared or not, so the memory can never run out in
+the middle of a step. Finished sequences stay parked until their room is needed, oldest first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Protocol
+
+from parhelion.engines.plan import SHORTEST_REUSE, Held, Reuse, reusable
+from parhelion.engines.work import Work
+
+
+class Cells(Protocol):
+    """The KV operations of a context (see llama.Context); False means: not done."""
+
+    def drop(self, seq: int) -> None:
+        """Forget a whole sequence."""
+        ...
+
+    def cut(self, seq: int, length: int) -> bool:
+        """Keep only the first `length` ids."""
+        ...
+
+    def copy_prefix(self, source: int, target: int, length: int) -> bool:
+        """Share the first `length` ids with an empty sequence."""
+        ...
+
+
+class KvMemory:
+    """Seats work in sequences, within `kv_tokens` ids over all of them."""
+
+    def __init__(self, cells: Cells, *, kv_tokens: int, sequences: int, can_rewind: bool) -> None:
+        self._cells = cells
+        self._kv_tokens = kv_tokens
+        self._can_rewind = can_rewind
+        self._free = list(range(sequences - 1, -1, -1))
+        self._running: dict[int, Work] = {}
+        self._parked: OrderedDict[int, Held] = OrderedDict()
+
+    def seat(self, work: Work) -> bool:
+        """Give `work` a sequence, with what of its ids is there already; False: not now."""
+        reserved = sum(one.capacity for one in self._running.values())
+        if reserved + work.capacity > self._kv_tokens:
+            return False
+        reuse = self._find(work)
+        if reuse is not None and not reuse.take_over and not self._fits(work, reserved, reuse.seq):
+            # Keeping the source beside its copy would not fit: the parked one gives way.
+            parked = reuse.seq in self._parked
+            reuse = Reuse(reuse.seq, reuse.length, True) if parked else None
+        if reuse is not None and reuse.take_over:
+            self._take_over(work, reuse)
+        self._evict(work.capacity + reserved, reuse.seq if reuse is not None else -1)
+        if work.seq < 0:
+            work.seq = self._free.pop()
+            if reuse is not None and not reuse.take_over:
+                self._copy(work, reuse)
+        self._running[work.seq] = work
+        return True
+
+    def release(self, work: Work) -> None:
+        """The work has ended: park its ids for reuse, or forget them."""
+        del self._running[work.seq]
+        if work.scope and self._can_rewind and work.fed >= SHORTEST_REUSE:
+            held = Held(work.seq, work.scope, work.held().copy(), parked=True)
+            self._parked[work.seq] = held
+            return
+        self._forget(work.seq)
+
+    def evict_all(self) -> None:
+        """Forget every parked sequence."""
+        while self._parked:
+            self._forget(self._parked.popitem(last=False)[0])
+
+    def parked_tokens(self) -> int:
+        """Ids kept for reuse."""
+        return sum(len(held.ids) for held in self._parked.values())
+
+    def _find(self, work: Work) -> Reuse | None:
+        if not work.scope or not self._can_rewind:
+            return None
+        return reusable(work.ids[: work.size], work.scope, tuple(self._all_held()))
+
+    def _all_held(self) -> Iterable[Held]:
+        yield from self._parked.values()
+        for seq, one in self._running.items():
+            yield Held(seq, one.scope, one.held(), parked=False)
+
+    def _fits(self, work: Work, reserved: int, source: int) -> bool:
+        kept = self._parked.get(source)
+        return reserved + work.capacity + (len(kept.ids) if kept else 0) <= self._kv_tokens
+
+    def _take_over(self, work: Work, reuse: Reuse) -> None:
+        del self._parked[reuse.seq]
+        if self._cells.cut(reuse.seq, reuse.length):
+            work.seq, work.fed, work.cached = reuse.seq, reuse.length, reuse.length
+        else:
+            self._forget(reuse.seq)
+
+    def _copy(self, work: Work, reuse: Reuse) -> None:
+        if self._cells.copy_prefix(reuse.seq, work.seq, reuse.length):
+            work.fed = work.cached = reuse.length
+            if reuse.seq in self._parked:
+                self._parked.move_to_end(reuse.seq)
+        else:
+            self._cells.drop(work.seq)
+
+    def _evict(self, needed: int, spared: int) -> None:
+        """Forget parked sequences, oldest first, until ids and a sequence are there."""
+        for seq in list(self._parked):
+            enough = needed + self.parked_tokens() <= self._kv_tokens and self._free
+            if enough:
+                return
+            if seq != spared:
+                del self._parked[seq]
+                self._forget(seq)
+
+    def _forget(self, seq: int) -> None:
+        self._cells.drop(seq)
+        self._free.append(seq)

@@ -1,0 +1,291 @@
+"""The parent's side of an engine: starts its host, hands out steps, restarts it when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from parhelion.config import EngineConfig
+from parhelion.engines.host_messages import (
+    Cancel,
+    Failed,
+    FromHost,
+    Made,
+    Run,
+    Score,
+    Scored,
+)
+from parhelion.engines.protocol import EngineCard, EngineEvent, Mismatch
+from parhelion.engines.steps import Inbox, Liveness
+from parhelion.hosts import Child, ChildGone, backoff_s
+from parhelion.words import Job, Problem, ProblemCode, SamplerParams, Step
+
+LOAD_DEADLINE_S = 600.0
+"""Tens of gigabytes from a slow disk; after that a start has failed."""
+
+READY_WAIT_S = 20.0
+"""How long a job waits for a host that is restarting before it is given up."""
+
+WATCH_S = 0.5
+"""How often silence is measured; the shortest silence that counts is 6 s."""
+
+CHILD_ENV = {"GOMP_SPINCOUNT": "1000", "GGML_NO_BACKTRACE": "1"}
+"""No long spinning beside busy neighbours; no debugger forked on an abort."""
+
+log = logging.getLogger("parhelion.engines")
+
+
+class EngineHost:
+    """An Engine whose model lives in a child process; see `protocol.Engine`."""
+
+    def __init__(
+        self,
+        path: Path,
+        digest: str,
+        config: EngineConfig,
+        on_event: Callable[[EngineEvent], None],
+    ) -> None:
+        self._path = path
+        self._digest = digest
+        self._config = config
+        self._on_event = on_event
+        self._child: Child | None = None
+        self._card: EngineCard | None = None
+        self._ready = asyncio.Event()
+        self._gone: asyncio.Event = asyncio.Event()
+        self._inboxes: dict[tuple[str, int], Inbox] = {}
+        self._scores: dict[int, asyncio.Future[tuple[Mismatch, ...]]] = {}
+        self._tickets = itertools.count(1)
+        self._liveness = Liveness()
+        self._last_words = ""
+        self._failures = 0
+        self._keeper: asyncio.Task[None] | None = None
+        self._decoder = msgspec.msgpack.Decoder(FromHost)
+
+    @classmethod
+    async def start(
+        cls,
+        path: Path,
+        digest: str,
+        config: EngineConfig,
+        on_event: Callable[[EngineEvent], None],
+    ) -> EngineHost:
+        """Load the model in a new host; Problem ENGINE_FAILED with its last words if it cannot."""
+        host = cls(path, digest, config, on_event)
+        try:
+            await host._launch()
+        except BaseException:
+            await host.stop()
+            raise
+        host._keeper = asyncio.create_task(host._keep(), name="engine-keeper")
+        on_event(EngineEvent(kind="ready", reason="the model is loaded"))
+        return host
+
+    @property
+    def pid(self) -> int:
+        """The child's process id; 0 while there is none."""
+        return self._child.pid if self._child is not None else 0
+
+    def describe(self) -> EngineCard:
+        """The card the host gave when it was ready."""
+        assert self._card is not None, "start() returns only after Ready"
+        return self._card
+
+    async def generate(self, job: Job) -> AsyncIterator[Step]:
+        """Run `job`; see `protocol.Engine.generate`."""
+        size = len(job.prompt_ids) + max(job.max_tokens, len(job.output_ids))
+        if size > self.describe().context:
+            raise Problem(
+                ProblemCode.CONTEXT_LENGTH_EXCEEDED,
+                f"{size} tokens do not fit a context of {self.describe().context}",
+            )
+        await self._await_ready()
+        key = (job.job, job.attempt)
+        if key in self._inboxes:
+            raise Problem(ProblemCode.CONFLICT, "this attempt is already running")
+        inbox = self._inboxes[key] = Inbox(job.max_tokens - len(job.output_ids))
+        self._send(Run(job=job))
+        finished = False
+        try:
+            while not finished:
+                step = await inbox.next()
+                finished = step.finish is not None
+                yield step
+            self._failures = 0
+        finally:
+            del self._inboxes[key]
+            if not finished and not inbox.failed:
+                self._send(Cancel(job=job.job, attempt=job.attempt))
+
+    def cancel(self, job: str, attempt: int) -> None:
+        """Tell the host; its last Step for the job has finish "cancelled"."""
+        if (job, attempt) in self._inboxes:
+            self._send(Cancel(job=job, attempt=attempt))
+
+    async def score(
+        self,
+        prompt_ids: Sequence[int],
+        output_ids: Sequence[int],
+        params: SamplerParams,
+        seed: int,
+    ) -> tuple[Mismatch, ...]:
+        """Re-derive every choice in the host; see `protocol.Engine.score`."""
+        await self._await_ready()
+        ticket = next(self._tickets)
+        answer: asyncio.Future[tuple[Mismatch, ...]] = asyncio.get_running_loop().create_future()
+        self._scores[ticket] = answer
+        try:
+            self._send(
+                Score(
+                    ticket=ticket,
+                    prompt_ids=tuple(prompt_ids),
+                    output_ids=tuple(output_ids),
+                    params=params,
+                    seed=seed,
+                )
+            )
+            return await answer
+        finally:
+            del self._scores[ticket]
+
+    async def embed(self, ids: Sequence[int]) -> tuple[float, ...]:
+        """Refused: the generating context keeps no hidden states."""
+        raise Problem(
+            ProblemCode.UNSUPPORTED_PARAMETER, f"this engine makes no embeddings ({len(ids)} ids)"
+        )
+
+    async def stop(self) -> None:
+        """End the host; jobs in flight fail with ENGINE_FAILED."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        if self._child is not None:
+            await self._child.stop()
+
+    # --- what the host says -------------------------------------------------------------------
+
+    def _on_frame(self, body: bytes) -> None:
+        message = self._decoder.decode(body)
+        self._liveness.heard(time.monotonic())
+        if isinstance(message, Made):
+            for step in message.steps:
+                inbox = self._inboxes.get((step.job, step.attempt))
+                if inbox is not None:
+                    inbox.put(step)
+        elif isinstance(message, Failed):
+            inbox = self._inboxes.get((message.job, message.attempt))
+            if inbox is not None:
+                inbox.fail(Problem(ProblemCode(message.code), message.message))
+        elif isinstance(message, Scored):
+            self._on_scored(message)
+        else:
+            self._card = message.card
+            self._ready.set()
+
+    def _on_scored(self, message: Scored) -> None:
+        answer = self._scores.get(message.ticket)
+        if answer is None or answer.done():
+            return
+        if message.code:
+            answer.set_exception(Problem(ProblemCode(message.code), message.message))
+        else:
+            answer.set_result(message.mismatches)
+
+    def _on_exit(self, gone: ChildGone) -> None:
+        self._ready.clear()
+        self._last_words = gone.last_words.splitlines()[-1] if gone.last_words else ""
+        problem = Problem(
+            ProblemCode.ENGINE_FAILED,
+            f"the engine host ended with {gone.returncode}",
+            hint="the node restarts it; `parhelion doctor` tests the build",
+        )
+        for inbox in self._inboxes.values():
+            inbox.fail(problem)
+        for answer in self._scores.values():
+            if not answer.done():
+                answer.set_exception(problem)
+        self._gone.set()
+
+    # --- keeping it alive ---------------------------------------------------------------------
+
+    async def _launch(self) -> None:
+        self._gone.clear()
+        self._child = await Child.start(
+            "engine",
+            "parhelion.engines.host",
+            (str(self._path), self._digest, msgspec.json.encode(self._config).decode()),
+            on_frame=self._on_frame,
+            on_exit=self._on_exit,
+            env=CHILD_ENV,
+        )
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._ready, self._gone)]
+        try:
+            await asyncio.wait(waits, timeout=LOAD_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if not self._ready.is_set():
+            self._child.kill()
+            raise Problem(
+                ProblemCode.ENGINE_FAILED,
+                f"the engine host did not start: {self._last_words or 'it said nothing'}",
+                hint="`parhelion doctor` tests the build and the model file",
+            )
+
+    async def _keep(self) -> None:
+        """Watch the host, and bring it back whenever it ends."""
+        while True:
+            reason = await self._watch()
+            while True:
+                self._failures += 1
+                wait_s = backoff_s(self._failures - 1, random.random())
+                self._tell("restarting", f"{reason}; next try in {wait_s:.1f} s")
+                await asyncio.sleep(wait_s)
+                try:
+                    await self._launch()
+                    break
+                except Problem as problem:
+                    reason = problem.message
+            self._tell("ready", "the model is loaded again")
+
+    async def _watch(self) -> str:
+        """Until the host has ended; one that is silent while it has work is killed."""
+        hung = ""
+        while not self._gone.is_set():
+            busy = bool(self._inboxes or any(not one.done() for one in self._scores.values()))
+            silent_s = self._liveness.look(time.monotonic(), busy)
+            if silent_s > self._liveness.limit_s() and not hung and self._child is not None:
+                hung = f"no progress for {silent_s:.1f} s"
+                self._tell("hung", hung)
+                self._child.kill()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._gone.wait(), WATCH_S)
+        self._liveness = Liveness()
+        if not hung:
+            self._tell("crashed", self._last_words or "the host process ended")
+        return hung or "the host process ended"
+
+    def _tell(self, kind: str, reason: str) -> None:
+        log.warning("engine %s", kind, extra={"reason": reason, "pid": self.pid})
+        self._on_event(msgspec.convert({"kind": kind, "reason": reason}, EngineEvent))
+
+    async def _await_ready(self) -> None:
+        try:
+            await asyncio.wait_for(self._ready.wait(), READY_WAIT_S)
+        except TimeoutError:
+            raise Problem(ProblemCode.ENGINE_FAILED, "the engine is restarting") from None
+
+    def _send(self, message: Run | Cancel | Score) -> None:
+        assert self._child is not None
+        # Of a host that has just died, its exit tells everyone who waits.
+        with contextlib.suppress(ChildGone):
+            self._child.send(msgspec.msgpack.encode(message))

@@ -1,0 +1,44 @@
+"""Node keys and peer ids, accounts and their credentials: API keys, invites, node admission."""
+
+from __future__ import annotations
+
+from parhelion.identity.access import NodeAccess
+from parhelion.identity.accounts import Accounts
+from parhelion.identity.invites import Invites
+from parhelion.identity.keys import Keys, KeyView
+from parhelion.identity.names import node_name
+from parhelion.identity.nodekey import NodeKey
+from parhelion.identity.peers import operator_account, peer_of, public_of, verify
+from parhelion.identity.secrets import (
+    Entropy,
+    admin_key,
+    bytes_of,
+    read_secret,
+    text_of,
+    write_secret,
+)
+from parhelion.identity.succession import Succession, succeed
+from parhelion.identity.tables import MIGRATIONS
+
+__all__ = [
+    "MIGRATIONS",
+    "Accounts",
+    "Entropy",
+    "Invites",
+    "KeyView",
+    "Keys",
+    "NodeAccess",
+    "NodeKey",
+    "Succession",
+    "admin_key",
+    "bytes_of",
+    "node_name",
+    "operator_account",
+    "peer_of",
+    "public_of",
+    "read_secret",
+    "succeed",
+    "text_of",
+    "verify",
+    "write_secret",
+]

@@ -1,0 +1,58 @@
+"""The key of a node or coordinator: an Ed25519 seed in a file of mode 0600."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nacl.signing import SigningKey
+
+from parhelion.identity.peers import peer_of
+from parhelion.identity.secrets import bytes_of, read_secret, text_of, write_secret
+from parhelion.words import Problem, ProblemCode
+
+SEED_BYTES = 32
+FILE_PREFIX = "ed25519-seed:"
+"""What kind of secret the file holds, so that no other file is ever taken for a key."""
+
+
+class NodeKey:
+    """A private key that signs; what it signs starts with a domain of the caller's own."""
+
+    def __init__(self, seed: bytes) -> None:
+        self._signing = SigningKey(seed)
+        self.public = bytes(self._signing.verify_key)
+        self.peer = peer_of(self.public)
+
+    @classmethod
+    def load_or_create(cls, path: Path) -> NodeKey:
+        """The key of `path`, made at the first call; Problem CONFIG_INVALID if unusable."""
+        if not path.exists():
+            try:
+                write_secret(path, FILE_PREFIX + text_of(os.urandom(SEED_BYTES)))
+            except FileExistsError:
+                # Two processes started at once: the first one's key is the key of both.
+                return cls._load(path)
+        return cls._load(path)
+
+    @classmethod
+    def _load(cls, path: Path) -> NodeKey:
+        text = read_secret(path)
+        try:
+            seed = bytes_of(text.removeprefix(FILE_PREFIX))
+        except ValueError:
+            seed = b""
+        if not text.startswith(FILE_PREFIX) or len(seed) != SEED_BYTES:
+            raise Problem(
+                ProblemCode.CONFIG_INVALID,
+                f"{path.name} is not a key file",
+                hint="put the key's own file back; without it this node becomes another peer",
+            )
+        return cls(seed)
+
+    def sign(self, message: bytes) -> bytes:
+        """The 64 bytes of the Ed25519 signature of `message`."""
+        return self._signing.sign(message).signature
+
+    def __repr__(self) -> str:
+        return f"NodeKey({self.peer})"

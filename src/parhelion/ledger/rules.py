@@ -1,0 +1,128 @@
+"""The arithmetic and the states of money; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Literal
+
+from parhelion.words import TOKENS_PER_RATE, AssetClass, Problem, ProblemCode, Rate, Record
+
+TREASURY = "treasury"
+INFRASTRUCTURE = "infrastructure"
+ISSUANCE = "issuance"
+GUEST = "guest"
+
+LARGEST_AMOUNT_MICRO = 2**53
+"""Nine billion whole tokens in one move: exact in every JSON reader; 64 bits hold 1,023 of it."""
+
+PERCENT = 100
+
+
+class HoldState(StrEnum):
+    """Where a hold stands; all but HELD are final."""
+
+    HELD = "held"
+    POSTED = "posted"
+    VOIDED = "voided"
+    EXPIRED = "expired"
+
+
+class HoldEvent(StrEnum):
+    """What can happen to a hold."""
+
+    POST = "post"
+    VOID = "void"
+    EXPIRE = "expire"
+
+
+_AFTER = {
+    HoldEvent.POST: HoldState.POSTED,
+    HoldEvent.VOID: HoldState.VOIDED,
+    HoldEvent.EXPIRE: HoldState.EXPIRED,
+}
+
+
+def next_state(state: HoldState, event: HoldEvent) -> HoldState:
+    """Where `event` takes a hold; the same event again stays there, any other is a Problem."""
+    after = _AFTER[event]
+    if state in (HoldState.HELD, after):
+        return after
+    raise Problem(ProblemCode.CONFLICT, f"a hold that is {state} cannot {event}")
+
+
+class Shares(Record, frozen=True, kw_only=True):
+    """How a cost is divided; the three are whole percents and add up to 100."""
+
+    operators_percent: int
+    treasury_percent: int
+    infrastructure_percent: int
+
+    def __post_init__(self) -> None:
+        parts = (self.operators_percent, self.treasury_percent, self.infrastructure_percent)
+        if min(parts) < 0 or sum(parts) != PERCENT:
+            raise ValueError(f"shares {parts} are not percents that add up to {PERCENT}")
+
+
+class Worked(Record, frozen=True, kw_only=True):
+    """Who delivered how many of the accepted output ids."""
+
+    operator: str
+    output_ids: int
+
+
+class Leg(Record, frozen=True, kw_only=True):
+    """One part of a cost and the account it goes to."""
+
+    account: str
+    amount_micro: int
+    role: Literal["operator", "treasury", "infrastructure"]
+
+
+class Bill(Record, frozen=True, kw_only=True):
+    """What a request came to: counts, cost, who gets it, and why it ended."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cost_micro: int
+    legs: tuple[Leg, ...]
+    reason: str
+
+
+def price(rate: Rate, prompt_tokens: int, completion_tokens: int) -> int:
+    """The cost in base units: rounded up, once, over prompt and completion together."""
+    if prompt_tokens < 0 or completion_tokens < 0:
+        raise ValueError("token counts are never negative")
+    exact = prompt_tokens * rate.prompt_micro + completion_tokens * rate.completion_micro
+    return -(-exact // TOKENS_PER_RATE)
+
+
+def split(cost_micro: int, shares: Shares, worked: Sequence[Worked]) -> tuple[Leg, ...]:
+    """Who gets how much of a cost: every share is rounded down, the treasury takes the rest.
+
+    The operators' share goes by output ids delivered; where none were (a prompt that made no
+    output, our own fallback engine) it stays in the treasury. Legs of nothing are left out.
+    """
+    if cost_micro < 0 or any(part.output_ids < 0 for part in worked):
+        raise ValueError("neither a cost nor a count of ids is negative")
+    for_operators = cost_micro * shares.operators_percent // PERCENT
+    infrastructure = cost_micro * shares.infrastructure_percent // PERCENT
+    ids_by_operator: dict[str, int] = {}
+    for part in worked:
+        ids_by_operator[part.operator] = ids_by_operator.get(part.operator, 0) + part.output_ids
+    delivered = sum(ids_by_operator.values())
+    legs = [
+        Leg(account=operator, amount_micro=for_operators * ids // delivered, role="operator")
+        for operator, ids in ids_by_operator.items()
+        if ids
+    ]
+    legs.append(Leg(account=INFRASTRUCTURE, amount_micro=infrastructure, role="infrastructure"))
+    rest = cost_micro - sum(leg.amount_micro for leg in legs)
+    legs.append(Leg(account=TREASURY, amount_micro=rest, role="treasury"))
+    return tuple(leg for leg in legs if leg.amount_micro)
+
+
+def class_of(asset: str) -> AssetClass:
+    """The class of money an asset is: `PRLX.local`, `USDC.test`, or plain `USDC` for main."""
+    _, _, suffix = asset.partition(".")
+    return AssetClass(suffix) if suffix else AssetClass.MAIN

@@ -1,0 +1,184 @@
+"""Dialling a coordinator: an aiohttp WebSocket as ByteSocket, and `connect` with named failures."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+
+import aiohttp
+
+from parhelion.identity import NodeKey
+from parhelion.link.address import Address
+from parhelion.link.broken import (
+    CLOSE_REFUSED,
+    ConnectionClosed,
+    LinkBroken,
+    clipped,
+    close_reason,
+    closing_cause,
+)
+from parhelion.link.carrier import Carrier, carry_from_coordinator
+from parhelion.link.handshake import NodeHandshake
+from parhelion.link.messages import FRAME_LIMIT_BYTES, SUBPROTOCOL, FromCoordinator
+from parhelion.words import Problem, ProblemCode
+
+CONNECT_DEADLINE_S = 10.0
+"""Name, TCP, TLS, upgrade and handshake together, across the world."""
+
+CLOSE_WAIT_S = 1.0
+"""How long our close frame waits for its answer."""
+
+
+# attrs declares these fields in a way that pyright cannot read.
+_CLOSE_WAIT = aiohttp.ClientWSTimeout(ws_close=CLOSE_WAIT_S)  # pyright: ignore[reportCallIssue]
+
+
+class AiohttpSocket:
+    """The client's WebSocket and the session that holds it, closed together."""
+
+    def __init__(self, session: aiohttp.ClientSession, ws: aiohttp.ClientWebSocketResponse) -> None:
+        self._session = session
+        self._ws = ws
+
+    async def send(self, data: bytes) -> None:
+        """Send one binary message."""
+        try:
+            await self._ws.send_bytes(data)
+        except (aiohttp.ClientError, ConnectionError) as error:
+            raise self._closed() from error
+
+    async def receive(self) -> bytes:
+        """The next binary message."""
+        message = await self._ws.receive()
+        if message.type is aiohttp.WSMsgType.BINARY:
+            return message.data
+        if message.type is aiohttp.WSMsgType.CLOSE:
+            raise ConnectionClosed(message.data, message.extra or "")
+        if message.type is aiohttp.WSMsgType.TEXT:
+            raise ConnectionClosed(None, "text came where only bytes are spoken")
+        raise self._closed()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Close the WebSocket and its session."""
+        try:
+            await self._ws.close(code=code, message=reason.encode())
+        finally:
+            await self._session.close()
+
+    def _closed(self) -> ConnectionClosed:
+        error = self._ws.exception()
+        return ConnectionClosed(self._ws.close_code, str(error) if error else "")
+
+
+async def connect(
+    address: Address, key: NodeKey, *, deadline_s: float = CONNECT_DEADLINE_S
+) -> Carrier[FromCoordinator]:
+    """A carrier to the coordinator at `address`, which has proven its key.
+
+    Problem LINK_BROKEN for what may pass (nobody listens, time-out), LINK_REFUSED for what does
+    not (another key, another version, no coordinator there).
+    """
+    try:
+        async with asyncio.timeout(deadline_s):
+            socket = await _dial(address)
+            try:
+                return await _shake_hands(socket, address, key)
+            except BaseException as error:
+                said = error.message if isinstance(error, LinkBroken) else "given up"
+                with contextlib.suppress(TimeoutError, ConnectionClosed):
+                    await asyncio.wait_for(
+                        socket.close(CLOSE_REFUSED, close_reason(said)), CLOSE_WAIT_S
+                    )
+                raise
+    except TimeoutError as error:
+        raise _unreachable(
+            f"no answer from {address.url} within {deadline_s:g} s",
+            "check the address and any firewall between",
+        ) from error
+    except ConnectionClosed as closed:
+        raise closing_cause(closed).problem() from closed
+    except LinkBroken as cause:
+        raise cause.problem() from cause
+
+
+async def _shake_hands(
+    socket: AiohttpSocket, address: Address, key: NodeKey
+) -> Carrier[FromCoordinator]:
+    handshake = NodeHandshake(key, address.peer)
+    await socket.send(handshake.opening())
+    proof = handshake.feed(await socket.receive())
+    assert handshake.seal is not None and handshake.peer is not None
+    await socket.send(proof)
+    return carry_from_coordinator(socket, handshake.seal, handshake.peer)
+
+
+async def _dial(address: Address) -> AiohttpSocket:
+    # trust_env: HTTPS_PROXY and NO_PROXY are how many offices reach the world at all.
+    session = aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=None))
+    try:
+        ws = await session.ws_connect(
+            address.dial_url,
+            protocols=[SUBPROTOCOL],
+            max_msg_size=FRAME_LIMIT_BYTES,
+            heartbeat=None,
+            compress=0,
+            timeout=_CLOSE_WAIT,
+        )
+        if ws.protocol != SUBPROTOCOL:
+            await ws.close()
+            raise _not_a_coordinator(address, f"it does not speak {SUBPROTOCOL}")
+        return AiohttpSocket(session, ws)
+    except BaseException as error:
+        await session.close()
+        if isinstance(error, aiohttp.ClientError | OSError | ssl.SSLError):
+            raise _dial_problem(address, error) from error
+        raise
+
+
+def _dial_problem(address: Address, error: Exception) -> Problem:
+    if isinstance(error, TimeoutError):
+        return _unreachable(f"no answer from {address.url}", "check the address and any firewall")
+    if isinstance(error, aiohttp.WSServerHandshakeError):
+        if error.status >= 500 or error.status == 429:
+            return _unreachable(
+                f"{address.url} answers {error.status}", "it may be starting: this is tried again"
+            )
+        if error.status in {400, 426}:
+            why = f"it refuses {SUBPROTOCOL} ({error.status}): another version, or something else"
+            return _not_a_coordinator(address, why)
+        return _not_a_coordinator(address, f"it answers {error.status} to {address.dial_url}")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
+        return Problem(
+            ProblemCode.LINK_REFUSED,
+            f"{address.url} has no certificate that this machine trusts: {clipped(str(error))}",
+            hint="use the name that the certificate carries, or the plain port: the link is sealed",
+        )
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return _unreachable(f"the name in {address.url} is unknown", "check the host's spelling")
+    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+        return _unreachable(
+            f"the proxy on the way to {address.url} fails: {clipped(str(error))}",
+            "check HTTPS_PROXY and NO_PROXY",
+        )
+    if isinstance(error, aiohttp.ClientConnectorError | ConnectionError):
+        return _unreachable(
+            f"nobody listens at {address.url}", "is the coordinator running, and the port right?"
+        )
+    if isinstance(error, aiohttp.ServerDisconnectedError | OSError):
+        return _unreachable(
+            f"the connection to {address.url} broke: {clipped(str(error))}", "this is tried again"
+        )
+    return _not_a_coordinator(address, clipped(str(error)))
+
+
+def _unreachable(message: str, hint: str) -> Problem:
+    return Problem(ProblemCode.LINK_BROKEN, message, hint=hint)
+
+
+def _not_a_coordinator(address: Address, why: str) -> Problem:
+    return Problem(
+        ProblemCode.LINK_REFUSED,
+        f"{address.url} is not a Parhelion coordinator: {why}",
+        hint="give the API's address (port 3001 unless changed), as the coordinator printed it",
+    )

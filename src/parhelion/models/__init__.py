@@ -1,0 +1,20 @@
+"""Models: the catalogue of artefacts, their vocabularies and templates, and the tokeniser host."""
+
+from parhelion.models.catalogue import MIGRATIONS, Catalogue, Model
+from parhelion.models.gguf_file import inspect
+from parhelion.models.packaged import DEFAULT_MODEL_ID, packaged_model
+from parhelion.models.requantised import requantised
+from parhelion.models.tokeniser import TokeniserHost
+from parhelion.models.vocabulary import Vocabulary
+
+__all__ = [
+    "DEFAULT_MODEL_ID",
+    "MIGRATIONS",
+    "Catalogue",
+    "Model",
+    "TokeniserHost",
+    "Vocabulary",
+    "inspect",
+    "packaged_model",
+    "requantised",
+]

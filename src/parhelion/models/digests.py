@@ -1,0 +1,88 @@
+"""The sha256 of big files, remembered by (size, mtime, inode): a start need not read them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import msgspec
+import platformdirs
+
+READ_BYTES = 1024 * 1024
+"""One read: large enough that hashing, not system calls, is the cost."""
+
+REMEMBERED_FILES = 256
+"""More models than a machine holds; the oldest are forgotten first."""
+
+
+class _Seen(msgspec.Struct, frozen=True):
+    """What a file looked like when its digest was taken."""
+
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+    digest: str
+
+
+def models_cache() -> Path:
+    """The user's cache folder for model files (XDG_CACHE_HOME and its kin are honoured)."""
+    return Path(platformdirs.user_cache_dir("parhelion", appauthor=False)) / "models"
+
+
+def file_digest(path: Path, cache: Path | None = None) -> str:
+    """The sha256 of the file in lower-case hex; OSError when it cannot be read.
+
+    A file that was changed and given its old size and mtime back is not noticed: the digest
+    protects against mistakes on one's own disk, and whoever can do that can replace the program.
+    """
+    memory = (cache or models_cache()) / "digests.json"
+    key = str(path.resolve())
+    known = _recall(memory)
+    before = path.stat()
+    seen = known.get(key)
+    if seen is not None and _matches(seen, before):
+        return seen.digest
+    digest = _sha256(path)
+    after = path.stat()
+    if after.st_mtime_ns == before.st_mtime_ns and after.st_size == before.st_size:
+        known.pop(key, None)
+        known[key] = _Seen(after.st_size, after.st_mtime_ns, after.st_ino, digest)
+        _remember(memory, known)
+    return digest
+
+
+def _matches(seen: _Seen, now: os.stat_result) -> bool:
+    return (seen.size_bytes, seen.mtime_ns, seen.inode) == (
+        now.st_size,
+        now.st_mtime_ns,
+        now.st_ino,
+    )
+
+
+def _sha256(path: Path) -> str:
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            sha256.update(block)
+    return sha256.hexdigest()
+
+
+def _recall(memory: Path) -> dict[str, _Seen]:
+    try:
+        return msgspec.json.decode(memory.read_bytes(), type=dict[str, _Seen])
+    except (OSError, msgspec.DecodeError):
+        return {}  # Only a cache: what is lost is computed again.
+
+
+def _remember(memory: Path, known: dict[str, _Seen]) -> None:
+    newest = dict(list(known.items())[-REMEMBERED_FILES:])
+    # A cache that cannot be written (read-only home) costs time at the next start, nothing else.
+    with contextlib.suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=memory.parent, prefix="digests-")
+        with os.fdopen(handle, "wb") as file:
+            file.write(msgspec.json.encode(newest))
+        os.replace(name, memory)

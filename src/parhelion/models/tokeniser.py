@@ -1,0 +1,331 @@
+"""The parent's side of the tokeniser host: asks it, outlives it, and knows whom to blame.
+
+The host works strictly in order, so at a crash the oldest unanswered request is the suspect. It is
+tried once more, behind all others that wait; at its second crash it alone gets a 400. Everybody
+else only waits for the restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from parhelion.hosts import Child, ChildGone, backoff_s
+from parhelion.models import limits
+from parhelion.models.catalogue import Model
+from parhelion.models.frames import (
+    MODELS_LOADED,
+    Answer,
+    IdsFrame,
+    PiecesFrame,
+    PrepareFrame,
+    ReadyFrame,
+    RefusedFrame,
+    VocabularyFrame,
+)
+from parhelion.models.vocabulary import Vocabulary
+from parhelion.words import Ask, Problem, ProblemCode
+
+WORK_LIMIT_S = 5.0
+"""One prompt's own time in the host: 128k tokens take 0.2 s, so this is a text that never ends."""
+
+LOAD_LIMIT_S = 30.0
+"""Added while a vocabulary may still have to be read from a cold disk."""
+
+WAIT_LIMIT_S = 60.0
+"""Waiting and work together; then the caller is told to come back."""
+
+START_LIMIT_S = 30.0
+"""Importing the library from a cold disk; a host that needs longer is not coming."""
+
+IN_FLIGHT_LIMIT = 1024
+IN_FLIGHT_LIMIT_BYTES = 64 * 1024 * 1024
+"""What may wait here: the queue of the coordinator is 1,024 long too."""
+
+CRASHES_PER_REQUEST = 2
+"""The first may be bad luck (someone killed the host), the second is the request."""
+
+log = logging.getLogger("parhelion.models")
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A question that has no answer yet."""
+
+    digest: str
+    body: bytes
+    answer: asyncio.Future[Answer]
+    crashes: int = field(default=0)
+
+
+class TokeniserHost:
+    """One supervised host for all models; `models` are loaded at the start, others when asked."""
+
+    def __init__(
+        self, models: Sequence[Model] = (), jitter: Callable[[], float] = random.random
+    ) -> None:
+        self._first_models = tuple(models)
+        self._jitter = jitter
+        self._child: Child | None = None
+        self._ready = asyncio.Event()
+        self._stopped = True
+        self._failures = 0
+        self._number = 0
+        # In the order of asking, which is the order of answering.
+        self._waiting: dict[int, _Waiting] = {}
+        self._waiting_bytes = 0
+        self._head_since_s = 0.0
+        self._watch: asyncio.TimerHandle | None = None
+        self._too_slow = False
+        self._warm: set[str] = set()
+        self._first_start: asyncio.Future[None] | None = None
+        self._restart: asyncio.Task[None] | None = None
+        self._vocabularies: dict[str, Vocabulary] = {}
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder = msgspec.msgpack.Decoder(Answer)
+
+    @property
+    def pid(self) -> int | None:
+        """The host's process id; None while there is none."""
+        return self._child.pid if self._child is not None else None
+
+    async def start(self) -> None:
+        """Start the host and load the first models; a model that cannot be loaded is logged.
+
+        Problem BUILD_FAILED when the host itself does not come up.
+        """
+        self._stopped = False
+        self._first_start = asyncio.get_running_loop().create_future()
+        try:
+            await self._launch()
+            await asyncio.wait_for(self._first_start, START_LIMIT_S)
+        except (OSError, TimeoutError) as error:
+            await self.stop()
+            raise _not_started(str(error) or "it took too long") from error
+        except Problem:
+            await self.stop()
+            raise
+        for model in self._first_models:
+            try:
+                await self.vocabulary(model)
+            except Problem as problem:
+                log.error("vocabulary not loaded", extra={"model": model.card.id, "why": problem})
+
+    async def stop(self) -> None:
+        """End the host; whoever still waits gets DRAINING."""
+        self._stopped = True
+        if self._restart is not None:
+            self._restart.cancel()
+            await asyncio.wait([self._restart])
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        for number in tuple(self._waiting):
+            self._refuse(number, Problem(ProblemCode.DRAINING, "the tokeniser is stopping"))
+        if self._child is not None:
+            await self._child.stop()
+        self._child = None
+
+    async def prepare(self, model: Model, ask: Ask) -> tuple[int, ...]:
+        """The prompt's ids, at least one and fewer than the context; a Problem otherwise."""
+        card = model.card
+        if ask.prompt is not None and not isinstance(ask.prompt, str):
+            return limits.check_given_ids(ask, card, ask.prompt)
+        messages = limits.turns(ask)
+        limits.check_size(ask, card)
+        number = self._next()
+        prompt = ask.prompt if messages is None else None
+        frame = PrepareFrame(number, card.digest, model.path, messages, prompt)
+        try:
+            answer = await self._ask(number, card.digest, self._encoder.encode(frame))
+        except Problem as problem:
+            if problem.code in (ProblemCode.INVALID_REQUEST, ProblemCode.TOKENISER_FAILED):
+                problem.param = limits.field(ask)
+            raise
+        assert isinstance(answer, IdsFrame)
+        return limits.check_ids(ask, card, answer.ids)
+
+    async def vocabulary(self, model: Model) -> Vocabulary:
+        """The model's vocabulary; kept once for all models that share it."""
+        digest = model.card.vocabulary_digest
+        known = self._vocabularies.get(digest)
+        if known is not None:
+            return known
+        number = self._next()
+        frame = PiecesFrame(number, model.card.digest, model.path)
+        answer = await self._ask(number, model.card.digest, self._encoder.encode(frame))
+        assert isinstance(answer, VocabularyFrame)
+        return self._vocabularies.setdefault(
+            digest,
+            Vocabulary(
+                pieces=answer.pieces,
+                eog=frozenset(answer.eog),
+                digest=digest,
+                bos=answer.bos,
+                eos=answer.eos,
+                add_bos=answer.add_bos,
+            ),
+        )
+
+    def _next(self) -> int:
+        self._number += 1
+        return self._number
+
+    async def _ask(self, number: int, digest: str, body: bytes) -> Answer:
+        if self._stopped:
+            raise Problem(ProblemCode.DRAINING, "the tokeniser is not running")
+        full_bytes = self._waiting_bytes + len(body) > IN_FLIGHT_LIMIT_BYTES
+        if len(self._waiting) >= IN_FLIGHT_LIMIT or full_bytes:
+            raise _busy("too many prompts wait to be tokenised")
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(digest, body, loop.create_future())
+        if not self._waiting:
+            self._head_since_s = loop.time()
+        self._waiting[number] = waiting
+        self._waiting_bytes += len(body)
+        self._send(waiting)
+        try:
+            async with asyncio.timeout(WAIT_LIMIT_S):
+                answer = await waiting.answer
+        except TimeoutError:
+            raise _busy("the tokeniser did not get to this prompt in time") from None
+        if isinstance(answer, RefusedFrame):
+            raise Problem(ProblemCode(answer.code), answer.message, hint=answer.hint)
+        return answer
+
+    def _send(self, waiting: _Waiting) -> None:
+        if self._child is None or not self._ready.is_set():
+            return  # It goes out when the host is ready.
+        try:
+            self._child.send(waiting.body)
+        except ChildGone:
+            return  # Its exit is on the way here, and sends everything again.
+        if self._watch is None:
+            self._watch_head(asyncio.get_running_loop())
+
+    def _watch_head(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Look again when the oldest question's time is up; no timer while nothing waits."""
+        self._watch = None
+        head = next(iter(self._waiting.values()), None)
+        if head is None or self._child is None:
+            return
+        certainly_loaded = head.digest in self._warm and len(self._warm) <= MODELS_LOADED
+        limit_s = WORK_LIMIT_S + (0.0 if certainly_loaded else LOAD_LIMIT_S)
+        left_s = self._head_since_s + limit_s - loop.time()
+        if left_s > 0:
+            self._watch = loop.call_later(left_s, self._watch_head, loop)
+            return
+        self._too_slow = True
+        self._child.kill()
+
+    def _on_frame(self, body: bytes) -> None:
+        answer = self._decoder.decode(body)
+        self._head_since_s = asyncio.get_running_loop().time()
+        if isinstance(answer, ReadyFrame):
+            self._on_ready()
+            return
+        self._failures = 0
+        waiting = self._take(answer.number)
+        if waiting is None:
+            return
+        if not isinstance(answer, RefusedFrame):
+            self._warm.add(waiting.digest)
+        if not waiting.answer.done():
+            waiting.answer.set_result(answer)
+
+    def _on_ready(self) -> None:
+        self._ready.set()
+        if self._first_start is not None and not self._first_start.done():
+            self._first_start.set_result(None)
+        for number, waiting in tuple(self._waiting.items()):
+            if waiting.answer.done():
+                self._take(number)  # Its caller left while the host was away.
+            else:
+                self._send(waiting)
+
+    def _take(self, number: int) -> _Waiting | None:
+        waiting = self._waiting.pop(number, None)
+        if waiting is not None:
+            self._waiting_bytes -= len(waiting.body)
+        return waiting
+
+    def _refuse(self, number: int, problem: Problem) -> None:
+        waiting = self._take(number)
+        if waiting is not None and not waiting.answer.done():
+            waiting.answer.set_exception(problem)
+
+    def _on_exit(self, gone: ChildGone) -> None:
+        was_ready = self._ready.is_set()
+        self._ready.clear()
+        self._child = None
+        self._warm.clear()
+        self._failures += 1
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._stopped:
+            return
+        if self._first_start is not None and not self._first_start.done():
+            self._first_start.set_exception(_not_started(gone.last_words[-300:]))
+            return
+        log.warning(
+            "tokeniser host ended",
+            extra={"returncode": gone.returncode, "waiting": len(self._waiting)},
+        )
+        if was_ready:
+            self._blame_oldest()
+        self._restart = asyncio.create_task(self._start_again(), name="tokeniser-restart")
+
+    def _blame_oldest(self) -> None:
+        too_slow, self._too_slow = self._too_slow, False
+        number = next(iter(self._waiting), None)
+        if number is None:
+            return
+        suspect = self._waiting[number]
+        suspect.crashes += 1
+        if too_slow or suspect.crashes >= CRASHES_PER_REQUEST:
+            why = "takes too long to tokenise" if too_slow else "crashes this model's tokeniser"
+            self._refuse(number, Problem(ProblemCode.TOKENISER_FAILED, f"this text {why}"))
+            return
+        # Behind everyone else, so that a second crash makes nobody wait twice.
+        self._waiting[number] = self._waiting.pop(number)
+
+    async def _start_again(self) -> None:
+        while not self._stopped:
+            if self._failures > 1:
+                # The first restart is at once: one crash must not be felt.
+                await asyncio.sleep(backoff_s(self._failures - 2, self._jitter()))
+            try:
+                await self._launch()
+                return
+            except OSError as error:
+                self._failures += 1
+                log.error("tokeniser host does not start", extra={"why": str(error)})
+
+    async def _launch(self) -> None:
+        self._child = await Child.start(
+            "tokeniser",
+            "parhelion.models.host",
+            (),
+            on_frame=self._on_frame,
+            on_exit=self._on_exit,
+            # Without this an abort starts a debugger on the dying process first.
+            env={"GGML_NO_BACKTRACE": "1"},
+        )
+
+
+def _not_started(why: str) -> Problem:
+    return Problem(
+        ProblemCode.BUILD_FAILED,
+        f"the tokeniser host does not start: {why}",
+        hint="parhelion doctor tests the native library",
+    )
+
+
+def _busy(message: str) -> Problem:
+    return Problem(ProblemCode.OVERLOADED, message, hint="try again in a moment", retry_after_s=2)

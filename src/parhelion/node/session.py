@@ -1,0 +1,171 @@
+"""One session with a coordinator: registration, heartbeats, and the frames it sends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from parhelion.identity import NodeKey
+from parhelion.link import (
+    Alive,
+    Bye,
+    Carrier,
+    Cut,
+    Drain,
+    Draining,
+    FromCoordinator,
+    Heartbeat,
+    LinkBroken,
+    Open,
+    Register,
+    Welcome,
+)
+from parhelion.node.jobs import Jobs
+from parhelion.node.outbox import Outbox
+from parhelion.words import Clock, NodeCard, ProblemCode
+
+if TYPE_CHECKING:
+    # Only named here: the room loads numpy and more, which a command's --help has no use for.
+    from parhelion.engines import Engine
+
+REGISTER_DEADLINE_S = 10.0
+"""The coordinator looks up one row and answers."""
+
+SILENT_BEATS = 3
+"""Heartbeats without an answer after which the coordinator is gone (6 s, as it judges us)."""
+
+LINGER_S = 0.5
+"""A Cut for a job that just ended may be on its way; its signature is still owed."""
+
+log = logging.getLogger("parhelion.node")
+
+
+async def register(
+    carrier: Carrier[FromCoordinator], card: NodeCard, invite: str | None
+) -> Welcome | Bye:
+    """Say who this node is; the coordinator's Welcome, or the Bye with which it refuses."""
+    await carrier.send(Register(card=card, invite=invite))
+    try:
+        async with asyncio.timeout(REGISTER_DEADLINE_S):
+            answer = await carrier.receive()
+    except TimeoutError as error:
+        cause = f"silence: no answer to the registration for {REGISTER_DEADLINE_S:g} s"
+        raise await _break(carrier, ProblemCode.LINK_BROKEN, cause) from error
+    if isinstance(answer, Welcome | Bye):
+        return answer
+    cause = f"{type(answer).__name__} came before Welcome"
+    raise await _break(carrier, ProblemCode.INVALID_REQUEST, cause)
+
+
+class Session:
+    """A welcomed node at work until either side ends it."""
+
+    def __init__(
+        self,
+        carrier: Carrier[FromCoordinator],
+        welcome: Welcome,
+        *,
+        key: NodeKey,
+        engines: Mapping[str, Engine],
+        clock: Clock,
+        engine_state: Callable[[], tuple[str, str | None]],
+        on_drain: Callable[[str], None],
+    ) -> None:
+        self._carrier = carrier
+        self._heartbeat_s = welcome.heartbeat_s
+        self._clock = clock
+        self._engine_state = engine_state
+        self._on_drain = on_drain
+        self._outbox = Outbox(carrier.post)
+        self._jobs = Jobs(key, engines, self._outbox, clock)
+        self._beat_now = asyncio.Event()
+        self._leaving: asyncio.Task[None] | None = None
+        self._goodbye: Bye | None = None
+
+    async def run(self) -> Bye:
+        """Serve until a Bye, the other side's or ours; LinkBroken when the link is lost."""
+        beating = asyncio.create_task(self._beat(), name="heartbeat")
+        try:
+            while True:
+                message = await self._hear()
+                if isinstance(message, Bye):
+                    return message
+                await self._obey(message)
+        except LinkBroken:
+            if self._goodbye is None:
+                raise
+            return self._goodbye
+        finally:
+            beating.cancel()
+            if self._leaving is not None:
+                self._leaving.cancel()
+            await self._jobs.abandon()
+
+    def beat(self) -> None:
+        """Send a heartbeat at once: something about this node has changed."""
+        self._beat_now.set()
+
+    def leave(self, reason: str, deadline_s: float) -> None:
+        """Take nothing new, finish what runs within the deadline, hand back the rest, then go."""
+        if self._leaving is None:
+            self._jobs.refuse_new(reason)
+            self._outbox.say(Draining(reason=reason))
+            self._leaving = asyncio.create_task(self._leave(reason, deadline_s), name="leave")
+
+    async def _hear(self) -> FromCoordinator:
+        silence_s = SILENT_BEATS * self._heartbeat_s
+        try:
+            async with asyncio.timeout(silence_s):
+                return await self._carrier.receive()
+        except TimeoutError as error:
+            cause = f"silence: nothing from the coordinator for {silence_s:g} s"
+            raise await _break(self._carrier, ProblemCode.LINK_BROKEN, cause) from error
+
+    async def _obey(self, message: FromCoordinator) -> None:
+        match message:
+            case Open(job=job):
+                self._jobs.open(job)
+            case Cut():
+                self._jobs.cut(message)
+            case Drain(reason=reason):
+                self._on_drain(reason)
+            case Alive():
+                pass  # That it came is what it says.
+            case _:
+                cause = f"{type(message).__name__} came in the middle of a session"
+                raise await _break(self._carrier, ProblemCode.INVALID_REQUEST, cause)
+
+    async def _beat(self) -> None:
+        while True:
+            engine, reason = self._engine_state()
+            self._outbox.say(
+                Heartbeat(
+                    sent_at_ms=self._clock.now_ms(),
+                    slots_busy=self._jobs.busy,
+                    engine=engine,
+                    reason=reason,
+                )
+            )
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._beat_now.wait(), self._heartbeat_s)
+            self._beat_now.clear()
+
+    async def _leave(self, reason: str, deadline_s: float) -> None:
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._jobs.finished()
+        except TimeoutError:
+            log.warning("drain took too long: handing jobs back", extra={"busy": self._jobs.busy})
+            self._jobs.hand_back(reason)
+        await asyncio.sleep(LINGER_S)
+        self._outbox.flush()
+        self._goodbye = Bye(code=ProblemCode.DRAINING, message=reason)
+        await self._carrier.close(self._goodbye)
+
+
+async def _break(carrier: Carrier[FromCoordinator], code: ProblemCode, message: str) -> LinkBroken:
+    await carrier.close(Bye(code=code, message=message))
+    return LinkBroken(code, message)

@@ -1,0 +1,143 @@
+"""Who pays what for an ask: the decisions of the gate; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parhelion.ledger import GUEST, price
+from parhelion.payments.idempotency import Earlier
+from parhelion.words import Ask, Grant, Problem, ProblemCode, Quote, Rate, Record, kin
+
+KEY_LIMIT_CHARS = 255
+"""An Idempotency-Key is a UUID or the like; a longer one is a mistake."""
+
+RUNNING_RETRY_S = 2
+"""When to ask again about a request that still runs."""
+
+
+class Replay(Record, frozen=True, kw_only=True):
+    """A finished Idempotency-Key whose evidence lives: its answer is sent again, free."""
+
+    request: str
+    receipt: str
+    account: str
+
+
+@dataclass(frozen=True, slots=True)
+class Payer:
+    """Who pays, as a credential proved it; every kind of credential ends as one of these."""
+
+    account: str
+    key: str | None
+    asset: str
+
+
+def payer_and_rate(payer: Payer | None, quote: Quote, pool_asset: str) -> tuple[Payer, Rate]:
+    """Who pays at which rate; `payer` None means that no credential came.
+
+    Without one, a model that costs nothing in the pool's asset is served to the guest, by the
+    same path as everything else. The rate is always that of the payer's own asset.
+    """
+    rates = {rate.asset: rate for rate in quote.rates}
+    if payer is None:
+        rate = rates.get(pool_asset)
+        if rate is None or rate.prompt_micro or rate.completion_micro:
+            raise Problem(
+                ProblemCode.MISSING_CREDENTIALS,
+                "no API key came with this request",
+                hint="send `Authorization: Bearer sk-prl-...`; the pool's owner makes keys",
+            )
+        return Payer(GUEST, None, pool_asset), rate
+    if payer.asset not in rates:
+        sold_in = ", ".join(sorted(rates)) or "nothing"
+        raise Problem(
+            ProblemCode.INVALID_REQUEST,
+            f"this key spends {payer.asset}, and {quote.model.id} is sold in {sold_in}",
+            hint="use a key of that asset, or another model; nothing is exchanged",
+            param="model",
+        )
+    return payer, rates[payer.asset]
+
+
+def idempotency_key(ask: Ask, account: str) -> str | None:
+    """The key that this ask is claimed under, if any; Problem for one that cannot be.
+
+    A guest's has no effect: a guest is billed nothing, and the account is many strangers', whose
+    answers must not be replayed to one another.
+    """
+    key = ask.idempotency_key
+    if key is None or account == GUEST:
+        return None
+    if not 1 <= len(key) <= KEY_LIMIT_CHARS or not key.isprintable():
+        raise Problem(
+            ProblemCode.INVALID_REQUEST,
+            f"an Idempotency-Key has 1 to {KEY_LIMIT_CHARS} printable characters",
+            param="Idempotency-Key",
+        )
+    return key
+
+
+def decide(
+    ask: Ask,
+    quote: Quote,
+    payer: Payer,
+    rate: Rate,
+    *,
+    earlier: Earlier | None,
+    evidence_lives: bool,
+    fresh_seed: int,
+) -> Grant | Replay:
+    """The grant for this ask, or the replay of an earlier answer; Problem otherwise.
+
+    `earlier` is what the same Idempotency-Key left. A cut run is gone on with: the same seed, and
+    neither the prompt nor the ids it billed are billed again.
+    """
+    seed = fresh_seed if ask.seed is None else ask.seed
+    unbilled_from = None
+    if earlier is not None:
+        replay = _replay(ask, payer, earlier, evidence_lives)
+        if replay is not None:
+            return replay
+        seed, unbilled_from = earlier.seed, earlier.billed_ids
+    return Grant(
+        account=payer.account,
+        key=payer.key,
+        rate=rate,
+        amount_micro=worst_cost(rate, len(quote.prompt_ids), quote.max_tokens, unbilled_from),
+        seed=seed,
+        unbilled_from=unbilled_from,
+    )
+
+
+def worst_cost(rate: Rate, prompt_tokens: int, max_tokens: int, unbilled_from: int | None) -> int:
+    """The most that an ask can cost: the prompt and every id up to `max_tokens`, billed once."""
+    if unbilled_from is None:
+        return price(rate, prompt_tokens, max_tokens)
+    return price(rate, 0, max(0, max_tokens - unbilled_from))
+
+
+def _replay(ask: Ask, payer: Payer, earlier: Earlier, evidence_lives: bool) -> Replay | None:
+    """The earlier answer if it is whole; None to run again; Problem when neither may be."""
+    if earlier.body_hash != ask.body_hash:
+        raise Problem(
+            ProblemCode.IDEMPOTENCY_MISMATCH,
+            "this Idempotency-Key came with another body before",
+            hint="a new request needs a new key; keys are kept for 24 hours",
+        )
+    if earlier.state == "cut":
+        return None
+    if earlier.state == "running":
+        raise Problem(
+            ProblemCode.IDEMPOTENCY_RUNNING,
+            f"the request with this Idempotency-Key still runs: {earlier.request}",
+            hint="wait and send it again: the finished answer is then replayed",
+            retry_after_s=RUNNING_RETRY_S,
+        )
+    receipt = kin("rcpt", earlier.request)
+    if not evidence_lives:
+        raise Problem(
+            ProblemCode.IDEMPOTENCY_FINISHED,
+            f"this request was answered and charged; its text is no longer kept: {receipt}",
+            hint=f"see `GET /v1/receipts/{receipt}`; for a new answer send a new key",
+        )
+    return Replay(request=earlier.request, receipt=receipt, account=payer.account)

@@ -1,0 +1,45 @@
+"""Receipts that a stranger can check, and the arithmetic of the keyed sampler and of audits.
+
+The sampler needs numpy, which a coordinator without an engine never loads: it is not part of this
+face, import it as `parhelion.proof.sampler`.
+"""
+
+from __future__ import annotations
+
+from parhelion.proof.canonical import canonical
+from parhelion.proof.receipt import (
+    IdChain,
+    ask_digest,
+    chain,
+    chain_next,
+    chain_start,
+    leaf_hash,
+    opening_hash,
+    prompt_hmac,
+    segment_holds,
+    sign_receipt,
+    sign_segment,
+    text_hmac,
+)
+from parhelion.proof.receipts import MIGRATIONS, Receipts
+from parhelion.proof.verify import Check, verify
+
+__all__ = [
+    "MIGRATIONS",
+    "Check",
+    "IdChain",
+    "Receipts",
+    "ask_digest",
+    "canonical",
+    "chain",
+    "chain_next",
+    "chain_start",
+    "leaf_hash",
+    "opening_hash",
+    "prompt_hmac",
+    "segment_holds",
+    "sign_receipt",
+    "sign_segment",
+    "text_hmac",
+    "verify",
+]

@@ -1,0 +1,216 @@
+"""What a receipt says of prompt, ids and text without showing them, and who signed it; pure.
+
+Everything secret enters as HMAC-SHA256 under the request's `opening`, a 32-byte key, over a tag
+and the data. No tag is a prefix of another and what follows has a fixed layout (ids are u32,
+little-endian), so no value made for one purpose can stand for another:
+
+    opening_hash = SHA256("parhelion/opening/1" 00 | opening)
+    prompt_hmac  = HMAC(opening, "prompt" 00 | prompt ids)
+    text_hmac    = HMAC(opening, "text" 00 | UTF-8 text)
+    head 0       = HMAC(opening, "start" 00 | prompt ids)
+    head n+1     = HMAC(opening, "next" 00 | head n (32 bytes) | id n (4 bytes))
+    ask          = HMAC(opening, "ask" 00 | RFC 8785 of
+                        {digest, max_tokens, params, prompt_hmac, seed as text})
+
+A head therefore commits to the prompt and to every id before it, in order. Signatures are Ed25519
+over a domain, a zero byte and the RFC 8785 form of the object without its `signature` member (a
+segment also without `reason`, which is the coordinator's word, not the node's).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from parhelion.identity import NodeKey, bytes_of, text_of, verify
+from parhelion.proof.canonical import canonical, dumps
+from parhelion.words import Job, Receipt, Segment
+
+OPENING_BYTES = 32
+BLOCK_BYTES = 64
+"""SHA-256's block: HMAC pads its key to it."""
+
+ID_LIMIT = 2**32
+"""Ids are hashed as u32: no vocabulary comes near."""
+
+OPENING_DOMAIN = b"parhelion/opening/1\0"
+SEGMENT_DOMAIN = b"parhelion/segment/1\0"
+RECEIPT_DOMAIN = b"parhelion/receipt/1\0"
+LEAF_DOMAIN = b"parhelion/leaf/1\0"
+
+
+# --- ids and text under the opening -----------------------------------------------------------
+
+
+def opening_hash(opening: bytes) -> str:
+    """What names the opening on a receipt before it is shown."""
+    return hashlib.sha256(OPENING_DOMAIN + _checked(opening)).hexdigest()
+
+
+def prompt_hmac(opening: bytes, ids: Sequence[int]) -> str:
+    """The prompt's ids, hidden."""
+    return _mac(opening, b"prompt\0" + packed(ids)).hex()
+
+
+def text_hmac(opening: bytes, text: str) -> str:
+    """The text that was delivered, hidden."""
+    return _mac(opening, b"text\0" + text.encode()).hex()
+
+
+def chain_start(opening: bytes, prompt_ids: Sequence[int]) -> bytes:
+    """The head before the first output id."""
+    return _mac(opening, b"start\0" + packed(prompt_ids))
+
+
+def chain_next(opening: bytes, head: bytes, id: int) -> bytes:
+    """The head after one more id; `IdChain` does the same faster for many."""
+    return _mac(opening, b"next\0" + head + id.to_bytes(4, "little"))
+
+
+def chain(opening: bytes, prompt_ids: Sequence[int], output_ids: Iterable[int]) -> bytes:
+    """The head after all of `output_ids`."""
+    made = IdChain(opening, prompt_ids)
+    made.extend(output_ids)
+    return made.head
+
+
+class IdChain:
+    """The id chain of one request as it grows; about a microsecond an id.
+
+    HMAC's two keyed states are made once and copied: a one-shot HMAC sets its key up each time,
+    which costs more than the hashing.
+    """
+
+    def __init__(self, opening: bytes, prompt_ids: Sequence[int]) -> None:
+        key = _checked(opening).ljust(BLOCK_BYTES, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key) + b"next\0")
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
+        self.head = chain_start(opening, prompt_ids)
+        self.length = 0
+
+    def extend(self, ids: Iterable[int]) -> None:
+        """Take more output ids, in order."""
+        head = self.head
+        for id in ids:
+            inner = self._inner.copy()
+            inner.update(head + id.to_bytes(4, "little"))
+            outer = self._outer.copy()
+            outer.update(inner.digest())
+            head = outer.digest()
+            self.length += 1
+        self.head = head
+
+
+def ask_digest(job: Job) -> str:
+    """What the node was asked, hidden: it binds its segment to model, sampling, seed and prompt.
+
+    Attempt and ids so far are left out: every attempt at a request was asked the same.
+    """
+    return ask_hmac(
+        job.opening,
+        digest=job.digest,
+        max_tokens=job.max_tokens,
+        params=msgspec.to_builtins(job.params),
+        prompt=prompt_hmac(job.opening, job.prompt_ids),
+        seed=str(job.seed),
+    )
+
+
+def ask_hmac(
+    opening: bytes, *, digest: str, max_tokens: int, params: Any, prompt: str, seed: str
+) -> str:
+    """`ask_digest` from the fields of a receipt; `prompt` is its `prompt_hmac`."""
+    asked = {
+        "digest": digest,
+        "max_tokens": max_tokens,
+        "params": params,
+        "prompt_hmac": prompt,
+        # A seed has 64 bits and RFC 8785 numbers 53: it travels as text.
+        "seed": seed,
+    }
+    return _mac(opening, b"ask\0" + dumps(asked)).hex()
+
+
+def packed(ids: Sequence[int]) -> bytes:
+    """Ids as u32, little-endian; ValueError for an id that is none."""
+    try:
+        return struct.pack(f"<{len(ids)}I", *ids)
+    except struct.error as error:
+        raise ValueError("an id does not fit 32 bits") from error
+
+
+def _mac(opening: bytes, message: bytes) -> bytes:
+    return hmac.digest(_checked(opening), message, "sha256")
+
+
+def _checked(opening: bytes) -> bytes:
+    # A short opening would let a guessed prompt be confirmed by trying all openings.
+    if len(opening) != OPENING_BYTES:
+        raise ValueError(f"an opening has {OPENING_BYTES} bytes, not {len(opening)}")
+    return opening
+
+
+# --- signatures -------------------------------------------------------------------------------
+
+
+def sign_segment(key: NodeKey, segment: Segment) -> Segment:
+    """The segment with its node's signature; the key must be the named node's."""
+    if segment.node != key.peer:
+        raise ValueError("a node signs only its own segments")
+    signature = text_of(key.sign(_segment_message(segment)))
+    return msgspec.structs.replace(segment, signature=signature, reason=None)
+
+
+def segment_holds(segment: Segment) -> bool:
+    """Whether the named node signed exactly this segment."""
+    if segment.signature is None:
+        return False
+    return _signed(segment.node, _segment_message(segment), segment.signature)
+
+
+def sign_receipt(key: NodeKey, receipt: Receipt) -> Receipt:
+    """The receipt with its coordinator's signature; the key must be the named coordinator's."""
+    if receipt.coordinator != key.peer:
+        raise ValueError("a coordinator signs only its own receipts")
+    signature = text_of(key.sign(_receipt_message(receipt)))
+    return msgspec.structs.replace(receipt, signature=signature)
+
+
+def receipt_holds(receipt: Receipt) -> bool:
+    """Whether the named coordinator signed exactly this receipt."""
+    return _signed(receipt.coordinator, _receipt_message(receipt), receipt.signature)
+
+
+def leaf_hash(receipt: Receipt) -> str:
+    """The receipt's leaf in the trees of settlement: it covers the signature too."""
+    return leaf_of(canonical(receipt))
+
+
+def leaf_of(body: bytes) -> str:
+    """`leaf_hash` of a receipt's canonical form."""
+    return hashlib.sha256(LEAF_DOMAIN + body).hexdigest()
+
+
+def _segment_message(segment: Segment) -> bytes:
+    body = msgspec.to_builtins(segment)
+    del body["signature"], body["reason"]
+    return SEGMENT_DOMAIN + dumps(body)
+
+
+def _receipt_message(receipt: Receipt) -> bytes:
+    body = msgspec.to_builtins(receipt)
+    del body["signature"]
+    return RECEIPT_DOMAIN + dumps(body)
+
+
+def _signed(peer: str, message: bytes, signature: str) -> bool:
+    try:
+        raw = bytes_of(signature)
+    except ValueError:
+        return False
+    return verify(peer, message, raw)

@@ -1,0 +1,144 @@
+"""What only the admin key may do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ADMIN = "adm-test-key"
+ROUTES = [
+    ("POST", "/v1/keys"),
+    ("GET", "/v1/keys"),
+    ("DELETE", "/v1/keys/key_x"),
+    ("POST", "/v1/models"),
+    ("POST", "/v1/invites"),
+    ("POST", "/v1/nodes/12D3KooWx/revoke"),
+    ("POST", "/v1/nodes/12D3KooWx/allow"),
+    ("POST", "/v1/backup"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_the_admin_key_is_needed(pool: Any, method: str, path: str) -> None:
+    body = {} if method == "POST" else None
+    assert (await pool.call(method, path, body)).status == 401
+    assert (await pool.call(method, path, body, key="wrong")).status == 401
+    secret, _view = await pool.key()
+    user = await pool.call(method, path, body, key=secret)
+    assert (user.status, user.error["code"]) == (403, "forbidden")
+
+
+async def test_the_admin_key_answers_no_prompt(pool: Any) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    response = await pool.call("POST", "/v1/chat/completions", body, key=ADMIN)
+    assert response.status == 401
+
+
+async def test_what_changes_needs_json(pool: Any) -> None:
+    headers = {"content-type": "text/plain"}
+    response = await pool.call("POST", "/v1/keys", raw=b"{}", key=ADMIN, headers=headers)
+    assert response.status == 415
+
+
+async def test_a_key_for_a_new_account_with_a_grant_works_at_once(pool: Any) -> None:
+    wanted = {"name": "ci", "grant": "2500000", "limit": "1000000"}
+    made = await pool.call("POST", "/v1/keys", wanted, key=ADMIN)
+    assert made.status == 201
+    assert made.json["limit"] == "1000000"
+    assert made.json["asset"] == "PRLX.local"
+    balance = await pool.call("GET", "/v1/credits/balance", key=made.json["secret"])
+    assert balance.json["available"] == "2500000"
+    listed = (await pool.call("GET", "/v1/keys", key=ADMIN)).json["data"]
+    assert [key["id"] for key in listed] == [made.json["id"]]
+    assert "secret" not in listed[0]
+
+
+async def test_a_second_key_shares_the_account_and_a_revoked_one_is_refused(pool: Any) -> None:
+    first = (await pool.call("POST", "/v1/keys", {"grant": "5"}, key=ADMIN)).json
+    body = {"account": first["account"]}
+    second = (await pool.call("POST", "/v1/keys", body, key=ADMIN)).json
+    path = "/v1/credits/balance"
+    assert (await pool.call("GET", path, key=second["secret"])).json["available"] == "5"
+    gone = await pool.call("DELETE", f"/v1/keys/{second['id']}", key=ADMIN)
+    assert gone.json["revoked"] is True
+    assert (await pool.call("GET", path, key=second["secret"])).status == 401
+    assert (await pool.call("DELETE", "/v1/keys/key_none", key=ADMIN)).status == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"grant": "5", "asset": "PRLX"}, 403),
+        ({"grant": 5}, 400),
+        ({"grant": "-5"}, 400),
+        ({"limit": "1.5"}, 400),
+        ({"name": ""}, 400),
+        ({"asset": "prlx"}, 400),
+        ({"expires_at_ms": 1}, 409),
+        ({"account": "acct_none"}, 404),
+        ({"colour": "red"}, 400),
+    ],
+)
+async def test_an_odd_key_is_refused(pool: Any, body: dict[str, Any], status: int) -> None:
+    response = await pool.call("POST", "/v1/keys", body, key=ADMIN)
+    assert response.status == status
+    assert response.error["code"]
+
+
+async def test_only_a_local_folder_grants(pool: Any) -> None:
+    response = await pool.call("POST", "/v1/keys", {"grant": "5", "asset": "USDC"}, key=ADMIN)
+    assert (response.status, response.error["param"]) == (403, "grant")
+
+
+async def test_a_model_is_added_at_the_pools_rates_and_its_rates_can_change(
+    pool: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "tiny.gguf"
+    file.write_bytes(b"GGUF")
+    body: dict[str, Any] = {"id": "tiny", "path": str(file)}
+    made = await pool.call("POST", "/v1/models", body, key=ADMIN)
+    assert made.status == 201
+    assert made.json["pricing"]["prompt"] == "0.000004"
+    body["rates"] = [{"asset": "PRLX.local", "prompt": "1000000", "completion": "0"}]
+    changed = await pool.call("POST", "/v1/models", body, key=ADMIN)
+    assert changed.json["pricing"]["prompt"] == "0.000001"
+    relative = {"id": "x", "path": "tiny.gguf"}
+    missing = {"id": "x", "path": str(tmp_path / "none.gguf")}
+    assert (await pool.call("POST", "/v1/models", missing, key=ADMIN)).status == 404
+    assert (await pool.call("POST", "/v1/models", relative, key=ADMIN)).status == 400
+
+
+async def test_an_invite_is_made_with_its_bounds(pool: Any) -> None:
+    made = await pool.call("POST", "/v1/invites", {"uses": 2, "ttl_s": 60}, key=ADMIN)
+    assert made.status == 201
+    assert made.json["uses"] == 2
+    assert len(made.json["invite"]) >= 16
+    assert (await pool.call("POST", "/v1/invites", {"uses": 0}, key=ADMIN)).status == 400
+
+
+async def test_a_revoked_node_is_expelled_at_once(pool: Any, tmp_path: Path) -> None:
+    from parhelion.identity import NodeKey
+
+    peer = NodeKey.load_or_create(tmp_path / "node.key").peer
+    path = f"/v1/nodes/{peer}/revoke"
+    gone = await pool.call("POST", path, {"reason": "lies"}, key=ADMIN)
+    assert gone.json == {"peer": peer, "state": "revoked"}
+    assert pool.coordinator.expelled == [peer]
+    back = await pool.call("POST", f"/v1/nodes/{peer}/allow", {}, key=ADMIN)
+    assert back.json["state"] == "allowed"
+    assert (await pool.call("POST", "/v1/nodes/none/revoke", {}, key=ADMIN)).status == 404
+
+
+async def test_a_backup_is_written_once_to_a_new_file(pool: Any, tmp_path: Path) -> None:
+    target = tmp_path / "copy.db"
+    made = await pool.call("POST", "/v1/backup", {"path": str(target)}, key=ADMIN)
+    assert made.status == 201
+    assert made.json == {"path": str(target), "bytes": target.stat().st_size}
+    again = await pool.call("POST", "/v1/backup", {"path": str(target)}, key=ADMIN)
+    assert again.status == 409
+    nowhere = str(tmp_path / "none" / "x.db")
+    for path, status in (("copy.db", 400), ("/a\0b", 400), (nowhere, 404), ("/" + "a" * 999, 404)):
+        answer = await pool.call("POST", "/v1/backup", {"path": path}, key=ADMIN)
+        assert answer.status == status, path[:20]

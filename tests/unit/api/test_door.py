@@ -1,0 +1,233 @@
+"""What every request passes: id, guard, limits, and one shape of error."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from parhelion.api.errors import TABLE, reply
+from parhelion.api.guard import Guard
+from parhelion.api.limits import Bucket, Buckets, Limits, Measure, take
+from parhelion.config import ApiConfig, LimitsConfig
+from parhelion.words import Problem, ProblemCode
+
+
+def test_every_problem_has_a_status_and_a_type() -> None:
+    assert set(TABLE) == set(ProblemCode)
+    for code in ProblemCode:
+        answer = reply(Problem(code, "m", hint="h"))
+        assert 400 <= answer.status < 600
+
+
+def test_too_little_credit_is_402_and_busy_is_503_with_retry_after() -> None:
+    assert reply(Problem(ProblemCode.INSUFFICIENT_CREDIT, "m")).status == 402
+    assert reply(Problem(ProblemCode.KEY_LIMIT_REACHED, "m")).status == 402
+    for code in (ProblemCode.NO_NODE, ProblemCode.DEADLINE_EXCEEDED, ProblemCode.RATE_LIMITED):
+        assert b"retry-after" in dict(reply(Problem(code, "m")).headers)
+    never = dict(reply(Problem(ProblemCode.IDEMPOTENCY_FINISHED, "m")).headers)
+    assert never[b"x-should-retry"] == b"false"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
+        ("PUT", "/v1/models", 405, "method_not_allowed"),
+        ("GET", "/v1/models/none/such", 404, "model_not_found"),
+        ("GET", "/v1/models?x=1", 400, "unsupported_parameter"),
+        ("GET", "/v1/receipts/rcpt_x?evidence=2", 400, "invalid_request"),
+    ],
+)
+async def test_every_error_has_the_one_shape(
+    pool: Any, method: str, path: str, status: int, code: str
+) -> None:
+    response = await pool.call(method, path)
+    assert response.status == status
+    assert response.error["code"] == code
+    assert set(response.error) == {"message", "type", "code", "param", "hint"}
+    assert response.headers["x-request-id"].startswith("req_")
+    assert response.headers["content-type"] == "application/json"
+
+
+async def test_405_names_the_methods(pool: Any) -> None:
+    response = await pool.call("GET", "/v1/chat/completions")
+    assert "POST" in response.headers["allow"]
+
+
+async def test_options_names_every_method_of_a_path(pool: Any) -> None:
+    for path, methods in (("/v1/keys", "GET, POST, OPTIONS"), ("/v1/models/a/b", "GET, OPTIONS")):
+        response = await pool.call("OPTIONS", path)
+        assert (response.status, response.headers["allow"]) == (204, methods)
+    assert (await pool.call("OPTIONS", "/nowhere")).status == 404
+
+
+async def test_the_clients_own_id_is_repeated_if_it_is_short_and_printable(pool: Any) -> None:
+    for sent, repeated in (("mine-1", "mine-1"), ("x" * 129, None), ("a\tb", None)):
+        response = await pool.call("GET", "/health", headers={"x-client-request-id": sent})
+        assert response.headers.get("x-client-request-id") == repeated
+        assert response.headers["x-request-id"] != sent
+
+
+def test_a_bucket_gives_its_burst_and_refills_with_time() -> None:
+    bucket, measure = Bucket(3.0, 0.0), Measure(per_minute=60, burst=3)
+    assert [take(bucket, measure, 0.0).passed for _ in range(4)] == [True, True, True, False]
+    late = take(bucket, measure, 0.5)
+    assert not late.passed
+    assert late.wait_s == pytest.approx(0.5)
+    assert take(bucket, measure, 1.0).passed
+    full = take(bucket, measure, 1000.0)
+    assert full.remaining == 2
+    assert full.full_s == pytest.approx(1.0)
+    # A clock that stands still or goes back never takes tokens away.
+    assert take(bucket, measure, 900.0).remaining == 1
+
+
+def test_the_map_of_buckets_is_bounded_and_forgets_the_oldest() -> None:
+    buckets = Buckets(Measure(60, 1), limit=2)
+    buckets.take("a", 0.0)
+    buckets.take("b", 0.0)
+    assert not buckets.take("a", 0.0).passed
+    buckets.take("c", 0.0)
+    assert len(buckets) == 2
+    assert not buckets.take("a", 0.0).passed
+    assert buckets.take("b", 0.0).passed
+
+
+class _Still:
+    def now_ms(self) -> int:
+        return 0
+
+    def monotonic_s(self) -> float:
+        return 0.0
+
+
+def test_a_good_key_counts_on_the_key_and_everything_on_the_address() -> None:
+    limits = Limits(LimitsConfig(burst=2), _Still())
+    headers: list[Any] = []
+    for address in ("1.1.1.1", "2.2.2.2"):
+        limits.count(address, "key", headers)
+    with pytest.raises(Problem) as refused:
+        limits.count("3.3.3.3", "key", [])
+    assert "key" in refused.value.message
+    limits.count("1.1.1.1", None, [])
+    with pytest.raises(Problem) as refused:
+        limits.count("1.1.1.1", None, headers)
+    assert refused.value.code is ProblemCode.RATE_LIMITED
+    assert refused.value.retry_after_s == 1
+
+
+def test_one_ipv6_site_is_one_address() -> None:
+    limits = Limits(LimitsConfig(burst=1), _Still())
+    limits.count("2001:db8:1:2::1", None, [])
+    with pytest.raises(Problem):
+        limits.count("2001:db8:1:2:ffff::9", None, [])
+    limits.count("2001:db8:1:3::1", None, [])
+
+
+async def test_rate_headers_are_on_answers_and_429_carries_retry_after(pool: Any) -> None:
+    pool.app.door._limits = Limits(LimitsConfig(burst=1, requests_per_minute_address=60), _Still())
+    first = await pool.call("GET", "/v1/models")
+    assert first.headers["x-ratelimit-limit-requests"] == "60"
+    assert first.headers["x-ratelimit-remaining-requests"] == "0"
+    assert first.headers["x-ratelimit-reset-requests"] == "1000ms"
+    second = await pool.call("GET", "/v1/models")
+    assert second.status == 429
+    assert second.headers["retry-after"] == "1"
+    assert second.error["code"] == "rate_limited"
+
+
+LAN = ApiConfig(host="0.0.0.0", allowed_hosts=("pool.example",))
+ORIGIN = ApiConfig(cors_origins=("https://app.example",))
+
+
+@pytest.mark.parametrize(
+    ("config", "host", "ours"),
+    [
+        (ApiConfig(), b"localhost:3001", True),
+        (ApiConfig(), b"LOCALHOST", True),
+        (ApiConfig(), b"127.0.0.1:9", True),
+        (ApiConfig(), b"[::1]:3001", True),
+        (ApiConfig(), b"evil.example:3001", False),
+        (ApiConfig(), b"localhost.evil.example", False),
+        (ApiConfig(), b"192.168.1.5:3001", False),
+        (ApiConfig(), b"", False),
+        (ApiConfig(host="10.0.0.7"), b"10.0.0.7:3001", True),
+        (LAN, b"pool.example", True),
+        (LAN, b"192.168.1.5:3001", True),
+        (LAN, b"[fe80::1]:3001", True),
+        (LAN, b"evil.example", False),
+        (LAN, b"1.2.3.4.evil.example", False),
+    ],
+)
+def test_a_foreign_host_is_refused(config: ApiConfig, host: bytes, ours: bool) -> None:
+    guard = Guard(config)
+    if ours:
+        guard.check({b"host": host})
+        return
+    with pytest.raises(Problem) as refused:
+        guard.check({b"host": host})
+    assert refused.value.code is ProblemCode.FORBIDDEN
+
+
+@pytest.mark.parametrize(
+    ("config", "origin", "ours"),
+    [
+        (ApiConfig(), b"http://localhost:3002", True),
+        (ApiConfig(), b"https://evil.example", False),
+        (ApiConfig(), b"null", False),
+        (ApiConfig(), b"file://", False),
+        (ApiConfig(), b"http://localhost.evil.example", False),
+        (ORIGIN, b"https://app.example", True),
+        (ORIGIN, b"https://app.example.evil", False),
+    ],
+)
+def test_a_foreign_origin_is_refused(config: ApiConfig, origin: bytes, ours: bool) -> None:
+    guard = Guard(config)
+    if ours:
+        guard.check({b"host": b"localhost", b"origin": origin})
+        return
+    with pytest.raises(Problem):
+        guard.check({b"host": b"localhost", b"origin": origin})
+
+
+async def test_a_rebound_name_gets_403_before_anything_happens(pool: Any) -> None:
+    response = await pool.call("POST", "/v1/chat/completions", {}, headers={"host": "evil.example"})
+    assert response.status == 403
+    assert pool.coordinator.asks == []
+
+
+async def test_cors_is_off_unless_configured(pool: Any) -> None:
+    headers = {"origin": "http://localhost:3002"}
+    response = await pool.call("GET", "/v1/models", headers=headers)
+    assert response.status == 200
+    assert "access-control-allow-origin" not in response.headers
+
+
+async def test_a_configured_origin_may_read_answers_and_headers(pool: Any) -> None:
+    pool.app.door.guard = Guard(ORIGIN)
+    headers = {"origin": "https://app.example"}
+    response = await pool.call("GET", "/v1/models", headers=headers)
+    assert response.headers["access-control-allow-origin"] == "https://app.example"
+    assert "payment-required" in response.headers["access-control-expose-headers"]
+    preflight = await pool.call("OPTIONS", "/v1/chat/completions", headers=headers)
+    assert preflight.status == 204
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+
+
+async def test_more_requests_than_fit_inside_are_told_to_come_back(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parhelion.api.door.REQUESTS_LIMIT", 1)
+    pool.coordinator.script.before = (asyncio.Event(),)
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    first = pool.start("POST", "/v1/chat/completions", body)
+    await asyncio.sleep(0.01)
+    second = await pool.call("GET", "/v1/models")
+    assert second.status == 503
+    assert second.error["code"] == "overloaded"
+    first.drop()
+    await first.task
+    assert pool.app.door.inside == 0

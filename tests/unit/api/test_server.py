@@ -1,0 +1,229 @@
+"""The HTTP server as a part of our process: real sockets on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from parhelion.api import Serving, serve, server
+from parhelion.identity import NodeKey
+from parhelion.link import Address, Register, connect
+from parhelion.words import NodeCard, Problem, ProblemCode
+
+
+@pytest.fixture
+async def running(pool: Any) -> AsyncIterator[Serving]:
+    serving = await serve(pool.app, "127.0.0.1", 0)
+    yield serving
+    await serving.stop(0.1)
+
+
+async def test_port_0_takes_a_free_port_and_no_signal_handler_is_installed(pool: Any) -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    serving = await serve(pool.app, "127.0.0.1", 0)
+    assert serving.port > 0
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    url = f"http://127.0.0.1:{serving.port}/health"
+    async with aiohttp.ClientSession() as session, session.get(url) as answer:
+        assert answer.status == 200
+        assert "server" not in answer.headers
+    await serving.stop(0.1)
+
+
+async def test_a_port_in_use_is_a_problem_with_a_hint(pool: Any, running: Serving) -> None:
+    with pytest.raises(Problem) as refused:
+        await serve(pool.app, "127.0.0.1", running.port)
+    assert refused.value.code is ProblemCode.CONFIG_INVALID
+    assert str(running.port) in refused.value.message
+    assert refused.value.hint
+
+
+async def test_an_address_that_is_not_ours_is_a_problem(pool: Any) -> None:
+    with pytest.raises(Problem):
+        await serve(pool.app, "203.0.113.9", 0)
+
+
+async def test_a_stream_arrives_chunk_by_chunk_and_a_dropped_connection_disconnects(
+    pool: Any, running: Serving
+) -> None:
+    pool.coordinator.script.steps = ("Hel", asyncio.Event())
+    url = f"http://127.0.0.1:{running.port}/v1/chat/completions"
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    async with aiohttp.ClientSession() as session, session.post(url, json=body) as answer:
+        line = await answer.content.readline()
+        assert json.loads(line[6:])["choices"][0]["delta"]["role"] == "assistant"
+    await pool.until(lambda: pool.coordinator.answers[0].disconnects)
+    assert pool.coordinator.answers[0].disconnects == 1
+
+
+async def test_a_chunked_body_over_the_limit_gets_413(running: Serving) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(5):
+            yield b"x" * 30_000
+
+    url = f"http://127.0.0.1:{running.port}/v1/chat/completions"
+    headers = {"content-type": "application/json"}
+    asked = {"data": endless(), "headers": headers}
+    async with aiohttp.ClientSession() as session, session.post(url, **asked) as answer:
+        assert answer.status == 413
+
+
+async def _raw(port: int, data: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    async with asyncio.timeout(5):
+        answer = await reader.read(65536)
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: x\r\n\r\n",
+    ],
+)
+async def test_what_is_not_http_gets_400_in_our_shape(running: Serving, data: bytes) -> None:
+    answer = await _raw(running.port, data)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]["code"] == "invalid_request"
+
+
+async def test_endless_headers_are_cut_off(running: Serving) -> None:
+    data = b"GET / HTTP/1.1\r\nhost: localhost\r\n" + b"x-a: " + b"a" * 70_000
+    answer = await _raw(running.port, data)
+    assert answer.startswith(b"HTTP/1.1 400")
+
+
+async def test_half_a_header_does_not_hold_a_connection_for_ever(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_WAIT_S", 0.1)
+    serving = await serve(pool.app, "127.0.0.1", 0)
+    assert await _raw(serving.port, b"GET / HTTP/1.1\r\nhost:") == b""
+    assert await _raw(serving.port, b"") == b""
+    await serving.stop(0.1)
+
+
+async def test_keep_alive_serves_many_requests_and_a_large_body_on_one_connection(
+    running: Serving,
+) -> None:
+    url = f"http://127.0.0.1:{running.port}/v1/chat/completions"
+    body = {"messages": [{"role": "user", "content": "x" * 60_000}]}
+    connector = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        for _ in range(5):
+            async with session.post(url, json=body) as answer:
+                assert answer.status == 200
+                await answer.read()
+
+
+async def test_stop_ends_what_still_runs_and_tells_the_coordinator(pool: Any) -> None:
+    serving = await serve(pool.app, "127.0.0.1", 0)
+    pool.coordinator.script.steps = (asyncio.Event(),)
+    url = f"http://127.0.0.1:{serving.port}/v1/chat/completions"
+    body = {"messages": [{"role": "user", "content": "Hi"}]}
+    async with aiohttp.ClientSession() as session:
+        asking = asyncio.create_task(session.post(url, json=body))
+        await pool.until(lambda: pool.coordinator.answers)
+        await serving.stop(0.1)
+        asking.cancel()
+        await asyncio.wait([asking])
+    assert pool.coordinator.answers[0].disconnects == 1
+
+
+def card(peer: str) -> NodeCard:
+    return NodeCard(
+        peer=peer,
+        name="n",
+        version="0",
+        device="cpu",
+        backend="b",
+        slots=1,
+        kv_tokens=1,
+        models=(),
+    )
+
+
+async def test_a_node_is_attended_after_both_proved_their_keys(
+    pool: Any, running: Serving, tmp_path: Path
+) -> None:
+    heard: list[Any] = []
+
+    async def attend(carrier: Any) -> None:
+        heard.append((carrier.peer, await carrier.receive()))
+
+    pool.coordinator.attend = attend
+    key = NodeKey.load_or_create(tmp_path / "node.key")
+    address = Address(url=f"http://127.0.0.1:{running.port}", peer=None, invite=None)
+    carrier = await connect(address, key)
+    await carrier.send(Register(card=card(key.peer)))
+    await pool.until(lambda: heard)
+    assert heard == [(key.peer, Register(card=card(key.peer)))]
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "protocols", "status"),
+    [
+        ("/v1/node", {"origin": "http://localhost:3002"}, ["parhelion.1"], 403),
+        ("/v1/node", {}, [], 400),
+        ("/v1/node", {}, ["parhelion.0"], 400),
+        ("/v1/other", {}, ["parhelion.1"], 404),
+    ],
+)
+async def test_a_socket_that_is_no_nodes_is_refused_before_it_opens(
+    running: Serving, path: str, headers: dict[str, str], protocols: list[str], status: int
+) -> None:
+    url = f"http://127.0.0.1:{running.port}{path}"
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(url, headers=headers, protocols=protocols)
+    assert refused.value.status == status
+
+
+async def test_text_and_large_frames_end_the_session(pool: Any, running: Serving) -> None:
+    url = f"http://127.0.0.1:{running.port}/v1/node"
+    async with aiohttp.ClientSession() as session:
+        for sent, code in (("text", 1003), (b"x" * (1024 * 1024 + 1), 1009)):
+            async with session.ws_connect(url, protocols=["parhelion.1"]) as socket:
+                if isinstance(sent, str):
+                    await socket.send_str(sent)
+                else:
+                    await socket.send_bytes(sent)
+                async with asyncio.timeout(5):
+                    closed = await socket.receive()
+                assert closed.type is aiohttp.WSMsgType.CLOSE, closed
+                assert socket.close_code == code
+    assert pool.coordinator.attended == []
+
+
+async def test_unproven_sockets_are_bounded(running: Serving) -> None:
+    from parhelion.api.node_socket import UNPROVEN_PER_ADDRESS_LIMIT
+
+    url = f"http://127.0.0.1:{running.port}/v1/node"
+    async with aiohttp.ClientSession() as session:
+        held = [
+            await session.ws_connect(url, protocols=["parhelion.1"])
+            for _ in range(UNPROVEN_PER_ADDRESS_LIMIT)
+        ]
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(url, protocols=["parhelion.1"])
+        assert refused.value.status == 503
+        for socket in held:
+            await socket.close()
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    await (await session.ws_connect(url, protocols=["parhelion.1"])).close()
+                    break
+                except aiohttp.WSServerHandshakeError:
+                    await asyncio.sleep(0.01)

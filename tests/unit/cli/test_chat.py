@@ -1,0 +1,197 @@
+"""The terminal chat: what it sends, what stands under an answer, and that errors do not end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from parhelion.cli.chat import Heard, Session, footer
+from parhelion.cli.client import Api
+
+Run = Callable[..., tuple[int, str, str]]
+
+USAGE = {
+    "prompt_tokens": 10,
+    "completion_tokens": 3,
+    "cost": "5680",
+    "asset": "PRLX.local",
+    "nodes": ["12D3KooWnode"],
+    "route": "pool",
+    "receipt": "rcpt_1",
+}
+
+
+def events(*texts: str, usage: dict[str, Any] | None = USAGE) -> bytes:
+    """A streamed answer as the API sends it."""
+    lines = [": keep-alive"]
+    for text in texts:
+        chunk = {"model": "a/b", "choices": [{"delta": {"content": text}}]}
+        lines.append(f"data: {json.dumps(chunk)}")
+    if usage is not None:
+        lines.append(f"data: {json.dumps({'model': 'a/b', 'choices': [], 'usage': usage})}")
+        lines.append("data: [DONE]")
+    return ("\n\n".join(lines) + "\n\n").encode()
+
+
+@pytest.fixture
+def pool(api: Any) -> Any:
+    """A coordinator with one node, one model and a balance."""
+    api.answers["POST /v1/chat/completions"] = (200, events("Par", "is."))
+    api.answers["GET /v1/nodes"] = (200, {"data": [{"peer": "12D3KooWnode", "name": "amber"}]})
+    balance = {"account": "a", "asset": "PRLX.local", "available": "9994320", "held": "0"}
+    api.answers["GET /v1/credits/balance"] = (200, balance)
+    api.answers["GET /v1/models"] = (200, {"data": [{"id": "a/b"}, {"id": "c/d"}]})
+    return api
+
+
+def say(pool: Any, *lines: str, **settings: Any) -> tuple[Session, str]:
+    """A session that took these lines, and what it showed."""
+    shown: list[str] = []
+    session = Session(Api(pool.base, "sk"), show=shown.append, **settings)
+    for line in lines:
+        session.take(line)
+    return session, "".join(shown)
+
+
+def bodies(pool: Any) -> list[Any]:
+    return [body for line, _, body in pool.asked if line.startswith("POST")]
+
+
+def test_piped_lines_are_prompts_and_answers_are_the_only_data(
+    parhelion: Run, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b"first\n\nsecond\n/quit\nnever\n")
+    os.close(writing)
+    with os.fdopen(reading) as piped:
+        monkeypatch.setattr(sys, "stdin", piped)
+        code, out, err = parhelion("chat", "--temperature", "0", *pool.options())
+    assert (code, out) == (0, "Paris.\nParis.\n")
+    assert err.count("cost 0.00568 PRLX.local") == 2
+    first, second = bodies(pool)
+    assert first["stream_options"] == {"include_usage": True}
+    assert first["temperature"] == 0
+    assert [turn["content"] for turn in second["messages"]] == ["first", "Paris.", "second"]
+
+
+def test_under_an_answer_stand_model_node_speed_cost_receipt_and_balance(
+    pool: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = iter([1.0, 1.0, 2.0])
+    say(pool, "hi", now_s=lambda: next(times))
+    line = capsys.readouterr().err.strip()
+    assert line == (
+        "[a/b · node amber · 2.0 tokens/s · cost 0.00568 PRLX.local · rcpt_1]"
+        " · balance 9.99432 PRLX.local"
+    )
+
+
+def test_a_single_token_has_no_invented_speed() -> None:
+    heard = Heard(text=["x"], model="m", usage={"completion_tokens": 1, "route": "fallback"})
+    assert footer(heard, []) == "[m · route fallback]"
+
+
+def test_new_forgets_the_turns_and_system_is_sent_first(pool: Any) -> None:
+    session, _ = say(pool, "one", "/new", "/system Be brief", "two")
+    assert [turn["role"] for turn in bodies(pool)[-1]["messages"]] == ["system", "user"]
+    assert len(session.turns) == 2
+
+
+def test_a_model_is_chosen_by_its_last_part_and_an_unknown_one_is_an_error_that_goes_on(
+    pool: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session, _ = say(pool, "/model D", "/model none", "hi")
+    assert session.model == "c/d"
+    assert "hint: there are: a/b, c/d" in capsys.readouterr().err
+    assert bodies(pool)[-1]["model"] == "c/d"
+
+
+def test_a_refused_prompt_is_shown_with_its_hint_and_leaves_no_turn(
+    pool: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = {"error": {"message": "no credit", "code": "insufficient_credit", "hint": "less"}}
+    pool.answers["POST /v1/chat/completions"] = (402, error)
+    session, shown = say(pool, "hi")
+    assert capsys.readouterr().err == "error: no credit\n\nhint: less\n"
+    assert (session.turns, shown) == ([], "")
+
+
+def test_an_error_inside_the_stream_keeps_what_was_said(
+    pool: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = {"error": {"message": "lost", "code": "node_lost"}}
+    broken = events("Par", usage=None) + f"data: {json.dumps(error)}\n\n".encode()
+    pool.answers["POST /v1/chat/completions"] = (200, broken)
+    session, shown = say(pool, "hi")
+    assert shown == "Par\n"
+    assert "error: lost" in capsys.readouterr().err
+    assert session.turns[-1] == {"role": "assistant", "content": "Par"}
+
+
+def test_a_stream_that_just_ends_is_an_error_not_an_answer(
+    pool: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pool.answers["POST /v1/chat/completions"] = (200, events("Par", usage=None))
+    say(pool, "hi")
+    assert "the connection ended before the answer did" in capsys.readouterr().err
+
+
+def test_an_unknown_command_lists_those_that_exist(
+    pool: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    say(pool, "/clear")
+    assert "hint: there are: /new" in capsys.readouterr().err
+
+
+def test_ctrl_c_stops_the_answer_and_the_next_prompt_is_still_answered(pool: Any) -> None:
+    def interrupt(text: str) -> None:
+        if text == "is.":
+            raise KeyboardInterrupt
+
+    session = Session(Api(pool.base, "sk"), show=interrupt)
+    assert session.take("hi")
+    assert session.turns[-1]["content"] == "Paris."
+    assert session.take("again")
+    assert len(bodies(pool)) == 2
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_ctrl_c_at_the_prompt_of_a_terminal_does_not_leave_and_ctrl_d_does(pool: Any) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "parhelion", "chat", *pool.options()]
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    try:
+        _expect(ours, b"> ")
+        process.send_signal(signal.SIGINT)
+        _expect(ours, b"leaves)", b"> ")
+        os.write(ours, b"hi\n")
+        # The next prompt too: before it the terminal would take Ctrl-D for itself.
+        _expect(ours, b"balance 9.99432", b"> ")
+        os.write(ours, b"\x04")
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        os.close(ours)
+
+
+def _expect(terminal: int, *wanted: bytes) -> None:
+    """Read until these have appeared, one after the other."""
+    seen = b""
+    deadline_s = time.monotonic() + 10
+    for words in wanted:
+        while words not in seen:
+            assert time.monotonic() < deadline_s, seen
+            seen += os.read(terminal, 4096)
+        seen = seen.split(words, 1)[1]

@@ -1,0 +1,226 @@
+"""Commands that ask the running coordinator: what they send, and how answers are shown."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parhelion.cli.client import connect, tidy
+from parhelion.cli.keys import duration_ms, micro_of
+from parhelion.cli.options import Client
+from parhelion.cli.say import amount
+from parhelion.words import Problem, ProblemCode
+
+Run = Callable[..., tuple[int, str, str]]
+
+PEER = "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2kj6vnc6iDEp"
+NODE = {
+    "name": "amber-heron-3f2a",
+    "peer": PEER,
+    "state": "ready",
+    "reason": None,
+    "models": ["a/b"],
+    "slots": 16,
+    "slots_busy": 3,
+    "tokens_per_s": None,
+    "served": 7,
+    "failed": 0,
+}
+
+
+def test_nodes_shows_an_unknown_speed_as_a_dash_and_never_cuts_a_peer_id(
+    parhelion: Run, api: Any
+) -> None:
+    api.answers["GET /v1/nodes"] = (200, {"data": [NODE]})
+    code, out, _ = parhelion("nodes", *api.options())
+    assert code == 0
+    assert PEER in out
+    assert out.splitlines()[1].split()[:5] == ["amber-heron-3f2a", "ready", "3/16", "-", "7"]
+
+
+def test_credits_are_printed_as_exact_decimals(parhelion: Run, api: Any) -> None:
+    balance = {"account": "a", "asset": "PRLX.local", "available": "9994320", "held": "0"}
+    api.answers["GET /v1/credits/balance"] = (200, balance)
+    _, out, _ = parhelion("credits", *api.options())
+    assert out.splitlines() == ["available  9.99432 PRLX.local", "held       0 PRLX.local"]
+    assert api.asked[0][1] == "Bearer sk-prl-first"
+
+
+def test_credits_history_shows_signed_amounts(parhelion: Run, api: Any) -> None:
+    entry = {
+        "id": "e1",
+        "at_ms": 0,
+        "kind": "charge",
+        "asset": "PRLX.local",
+        "amount": "-5680",
+        "request": "req_1",
+        "memo": "",
+    }
+    api.answers["GET /v1/credits/history?limit=2"] = (200, {"data": [entry]})
+    _, out, _ = parhelion("credits", "history", "--limit", "2", *api.options())
+    assert "charge" in out
+    assert "-0.00568" in out
+
+
+def test_a_key_is_created_with_limit_and_expiry_for_the_first_keys_account(
+    parhelion: Run, api: Any
+) -> None:
+    api.answers["GET /v1/credits/balance"] = (200, {"account": "acct_1"})
+    api.answers["POST /v1/keys"] = (201, {"id": "key_1", "secret": "sk-prl-new"})
+    options = ("--name", "bot", "--limit", "0.5", "--expires", "1h")
+    code, out, err = parhelion("keys", "create", *options, *api.options())
+    assert (code, out) == (0, "sk-prl-new\n")
+    assert "shown once" in err
+    line, bearer, body = api.asked[-1]
+    assert (line, bearer) == ("POST /v1/keys", "Bearer the-admin")
+    assert body["limit"] == "500000"
+    assert body["account"] == "acct_1"
+    assert abs(body["expires_at_ms"] - (time.time() + 3600) * 1000) < 60_000
+
+
+def test_keys_are_listed_and_revoked_with_the_admin_key(parhelion: Run, api: Any) -> None:
+    key = {
+        "id": "key_1",
+        "account": "acct_1",
+        "name": "bot",
+        "asset": "PRLX.local",
+        "limit": "500000",
+        "spent": "5680",
+        "expires_at_ms": None,
+        "revoked": True,
+        "created_at_ms": 1,
+        "prefix": "sk-prl-ab",
+    }
+    api.answers["GET /v1/keys"] = (200, {"data": [key]})
+    api.answers["DELETE /v1/keys/key_1"] = (200, {**key, "revoked": True})
+    _, out, _ = parhelion("keys", "list", *api.options())
+    assert "revoked" in out
+    assert "0.00568 PRLX.local" in out
+    assert parhelion("keys", "revoke", "key_1", *api.options())[:2] == (0, "revoked key_1\n")
+    assert all(bearer == "Bearer the-admin" for _, bearer, _ in api.asked)
+
+
+def test_without_the_admin_key_a_command_says_where_to_run_it(parhelion: Run, api: Any) -> None:
+    (api.data / "admin.key").unlink()
+    code, _, err = parhelion("keys", "list", *api.options())
+    assert code == 1
+    assert "hint: run it on the coordinator's machine" in err
+
+
+def test_models_are_listed_with_prices_a_million(parhelion: Run, api: Any) -> None:
+    model = {
+        "id": "a/b",
+        "pricing": {"prompt": "0.000004", "completion": "0.000004"},
+        "context_length": 8192,
+        "digest": "b179c9523d0e6a",
+    }
+    api.answers["GET /v1/models"] = (200, {"data": [model]})
+    _, out, _ = parhelion("models", "list", *api.options())
+    assert out.splitlines()[1].split() == ["a/b", "8192", "4", "4", "b179c9523d0e"]
+
+
+def test_a_model_is_added_by_its_whole_path_and_named_by_its_stem(
+    parhelion: Run, api: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "tiny.gguf"
+    file.touch()
+    api.answers["POST /v1/models"] = (201, {"id": "tiny"})
+    assert parhelion("models", "add", str(file), *api.options())[:2] == (0, "added tiny\n")
+    assert api.asked[-1][2] == {"id": "tiny", "path": str(file)}
+    code, _, err = parhelion("models", "add", str(tmp_path / "none.gguf"), *api.options())
+    assert code == 1
+    assert "is no file" in err
+
+
+def test_a_backup_never_overwrites(parhelion: Run, api: Any, tmp_path: Path) -> None:
+    file = tmp_path / "there"
+    file.write_text("precious")
+    code, _, err = parhelion("backup", str(file), *api.options())
+    assert code == 1
+    assert "exists already" in err
+    assert api.asked == []
+
+
+def test_the_coordinators_own_words_and_hint_are_shown(parhelion: Run, api: Any) -> None:
+    body = {"error": {"message": "too little credit", "code": "insufficient_credit", "hint": "top"}}
+    api.answers["GET /v1/credits/balance"] = (402, body)
+    code, _, err = parhelion("credits", *api.options())
+    assert (code, err) == (1, "error: too little credit\n\nhint: top\n")
+
+
+def test_an_error_without_a_hint_gets_ours(parhelion: Run, api: Any) -> None:
+    body = {"error": {"message": "no", "code": "invalid_api_key"}}
+    api.answers["GET /v1/credits/balance"] = (401, body)
+    assert "hint: `parhelion keys list`" in parhelion("credits", *api.options())[2]
+
+
+def test_an_answer_that_is_no_json_is_an_error_not_a_traceback(parhelion: Run, api: Any) -> None:
+    api.answers["GET /v1/credits/balance"] = (502, b"<html>")
+    code, _, err = parhelion("credits", *api.options())
+    assert code == 1
+    assert "the coordinator answered 502" in err
+
+
+def test_secrets_of_the_folder_do_not_go_to_an_address_typed_in(api: Any) -> None:
+    named = connect(Client(data=api.data, api=api.base))
+    assert (named.key, named.admin) == (None, None)
+    found = connect(Client(data=api.data))
+    assert (found.key, found.admin) == ("sk-prl-first", "the-admin")
+    assert connect(Client(data=api.data, key="sk-mine")).key == "sk-mine"
+
+
+def test_another_port_than_the_written_one_is_believed(api: Any) -> None:
+    assert connect(Client(data=api.data, api_port=9)).base == "http://127.0.0.1:9"
+    assert connect(Client(data=api.data)).base == api.base
+
+
+@pytest.mark.parametrize(
+    ("typed", "base"),
+    [
+        ("localhost:3001", "http://localhost:3001"),
+        ("http://0.0.0.0:3001", "http://127.0.0.1:3001"),
+        ("https://pool.example/v1", "https://pool.example"),
+        ("http://[::]:3001", "http://[::1]:3001"),
+    ],
+)
+def test_an_address_is_tidied(typed: str, base: str) -> None:
+    assert tidy(typed) == base
+
+
+def test_an_address_that_is_none_is_refused() -> None:
+    with pytest.raises(Problem) as caught:
+        tidy("ftp://x")
+    assert caught.value.code is ProblemCode.INVALID_REQUEST
+
+
+@pytest.mark.parametrize("text", ["x", "-1", "0.0000001", "nan", "inf", "1e99"])
+def test_an_amount_that_is_not_exact_base_units_is_refused(text: str) -> None:
+    with pytest.raises(Problem):
+        micro_of(text)
+
+
+def test_amounts_and_durations_are_exact() -> None:
+    assert micro_of("0.00568") == 5680
+    assert micro_of("0") == 0
+    assert duration_ms("30d") == 30 * 86_400_000
+    with pytest.raises(Problem):
+        duration_ms("soon")
+    assert [amount(n) for n in (0, 1, -1, 5680, 10_000_000)] == [
+        "0",
+        "0.000001",
+        "-0.000001",
+        "0.00568",
+        "10",
+    ]
+
+
+def test_json_prints_the_answer_as_it_came(parhelion: Run, api: Any) -> None:
+    api.answers["GET /v1/models"] = (200, {"object": "list", "data": []})
+    _, out, err = parhelion("models", "list", "--json", *api.options())
+    assert json.loads(out) == {"object": "list", "data": []}
+    assert err == ""

@@ -1,0 +1,178 @@
+"""For each line of the doctor: break the thing, and see the line change."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parhelion.cli import checks
+from parhelion.cli.checks import Line
+from parhelion.cli.doctor import date_seconds, look, port_free, shown
+from parhelion.cli.options import Client
+from parhelion.engines.prove import judge, prove
+from parhelion.engines.toolchain import find_compiler
+from parhelion.models.digests import file_digest
+from parhelion.words import Problem, ProblemCode
+
+Run = Callable[..., tuple[int, str, str]]
+
+READY = {"state": "ready", "name": "amber", "slots": 16, "served": 3, "failed": 0}
+FAILED = {"state": "failed", "name": "blue", "reason": "engine crashed"}
+
+
+def state(line: Line) -> str:
+    """The line's state; a line that is not ok must say what to do."""
+    assert (line.state == "ok") == (line.hint == ""), line
+    assert line.detail
+    return line.state
+
+
+def test_python_out_of_range_fails() -> None:
+    assert state(checks.python((3, 11, 0))) == "ok"
+    assert state(checks.python((3, 13, 9))) == "ok"
+    assert state(checks.python((3, 10, 14))) == "fail"
+    assert state(checks.python((3, 14, 0))) == "fail"
+
+
+def test_a_missing_compiler_fails_unless_the_engine_is_built_already() -> None:
+    def no_gxx(name: str) -> str | None:
+        return "/usr/bin/gcc" if name == "gcc" else None
+
+    def find() -> str:
+        return find_compiler({}, no_gxx, lambda path: path)
+
+    assert state(checks.compiler(lambda: "g++ 12", True)) == "ok"
+    assert state(checks.compiler(find, False)) == "fail"
+    assert state(checks.compiler(find, True)) == "warn"
+    assert "build-essential" in checks.compiler(find, False).hint
+
+
+def test_a_library_that_dies_fails_and_its_fallback_warns() -> None:
+    assert state(checks.library(lambda: None, True)) == "ok"
+    assert state(checks.library(lambda: None, False)) == "warn"
+    assert state(checks.library(lambda: judge(-11, "last words"), True)) == "fail"
+    assert "SIGSEGV" in checks.library(lambda: judge(-11, ""), True).detail
+
+
+def test_a_model_the_library_cannot_load_fails_the_self_test(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\0" * 64)
+    assert state(checks.library(lambda: prove(broken), True)) == "fail"
+
+
+def test_a_missing_and_an_altered_model_file_fail(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+
+    def line(expected: str) -> Line:
+        return checks.model(file, lambda path: file_digest(path, tmp_path), expected)
+
+    assert state(line("x")) == "fail"
+    file.write_bytes(b"model")
+    good = file_digest(file, tmp_path)
+    assert state(line(good)) == "ok"
+    file.write_bytes(b"models")
+    assert state(line(good)) == "fail"
+
+
+def test_a_port_that_another_program_holds_fails_and_our_own_does_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def line(ours: frozenset[int]) -> Line:
+            return checks.ports((port,), lambda p: port_free("127.0.0.1", p), ours)
+
+        assert state(line(frozenset())) == "fail"
+        assert state(line(frozenset({port}))) == "ok"
+    assert state(line(frozenset())) == "ok"
+
+
+def test_a_coordinator_that_is_absent_waits_or_drains_changes_its_line() -> None:
+    assert state(checks.coordinator(None)) == "warn"
+    assert state(checks.coordinator({"status": "waiting", "nodes": 1, "need": 2})) == "warn"
+    assert state(checks.coordinator({"status": "draining"})) == "fail"
+    assert state(checks.coordinator({"status": "ready", "model": "a/b"})) == "ok"
+
+
+def test_a_node_that_leaves_or_fails_changes_its_line() -> None:
+    assert state(checks.node(None)) == "warn"
+    assert state(checks.node([])) == "fail"
+    assert state(checks.node([FAILED])) == "fail"
+    assert state(checks.node([READY, FAILED])) == "warn"
+    assert "engine crashed" in checks.node([READY, FAILED]).detail
+    assert state(checks.node([READY])) == "ok"
+
+
+def test_an_engine_that_is_gone_or_keeps_failing_changes_its_line() -> None:
+    assert state(checks.engine(None)) == "warn"
+    assert state(checks.engine([FAILED])) == "fail"
+    assert state(checks.engine([{**READY, "failed": 9}])) == "fail"
+    assert state(checks.engine([READY])) == "ok"
+
+
+def test_a_full_disk_warns_and_then_fails() -> None:
+    assert state(checks.disk(100 * 2**30)) == "ok"
+    assert state(checks.disk(2**30)) == "warn"
+    assert state(checks.disk(2**20)) == "fail"
+
+
+def test_a_clock_two_minutes_off_warns() -> None:
+    assert state(checks.clock(1000.0, None)) == "ok"
+    assert state(checks.clock(1000.0, 1100.0)) == "ok"
+    assert state(checks.clock(1000.0, 1121.0)) == "warn"
+    assert state(checks.clock(1121.0, 1000.0)) == "warn"
+
+
+def test_what_the_coordinator_tells_is_read_from_it(api: Any) -> None:
+    api.answers["GET /health"] = (503, {"status": "waiting", "nodes": 0, "need": 1})
+    api.answers["GET /v1/nodes"] = (200, {"data": [READY]})
+    api.date = formatdate(time.time() - 600, usegmt=True)
+    seen = look(Client(data=api.data))
+    assert seen.health == {"status": "waiting", "nodes": 0, "need": 1}
+    assert seen.nodes == [READY]
+    assert state(checks.clock(time.time(), seen.date_s)) == "warn"
+    assert int(api.base.rsplit(":", 1)[1]) in seen.ports
+
+
+def test_a_folder_without_a_coordinator_shows_nothing(tmp_path: Path) -> None:
+    seen = look(Client(data=tmp_path, api_port=9))
+    assert (seen.health, seen.nodes, seen.date_s) == (None, None, None)
+
+
+def test_a_date_that_cannot_be_read_is_none() -> None:
+    assert date_seconds(None) is None
+    assert date_seconds("yesterday") is None
+
+
+def test_a_line_is_understandable_without_colour() -> None:
+    line = checks.disk(0)
+    assert shown(line).splitlines()[0].split() == ["fail", "disk", "0", "MiB", "free"]
+    assert "hint: free some space" in shown(line)
+
+
+def test_the_command_prints_every_line_once_and_json_says_the_same(
+    parhelion: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An empty cache: no model, so the self-test is not tried and nothing is fetched.
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = ("--data", str(tmp_path), "--api-port", "9", "--json")
+    code, out, _ = parhelion("doctor", *options)
+    told = json.loads(out)
+    names = ["python", "compiler", "library", "model", "ports", "coordinator", "node", "engine"]
+    assert [line["name"] for line in told["lines"]] == [*names, "disk", "clock"]
+    states = {line["name"]: line["state"] for line in told["lines"]}
+    assert (states["library"], states["model"], states["coordinator"]) == ("fail", "fail", "warn")
+    assert (code, told["ok"]) == (1, False)
+
+
+def test_a_problem_of_the_proof_is_shown_with_its_hint() -> None:
+    problem = Problem(ProblemCode.BUILD_FAILED, "died", hint="again")
+    line = checks.library(lambda: problem, True)
+    assert (line.detail, line.hint) == ("died", "again")

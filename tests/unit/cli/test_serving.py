@@ -1,0 +1,169 @@
+"""What the serving commands share: signals, the line of JSON, and the words when ready."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from parhelion.bootstrap import Ready
+from parhelion.cli.options import Common
+from parhelion.cli.serve import SERVE_PORT
+from parhelion.cli.serving import (
+    command_line,
+    first_admin_key,
+    for_person,
+    ready_line,
+    welcome,
+)
+from parhelion.cli.up import bind, waiting
+from parhelion.config import Config, LogConfig
+
+READY = Ready(
+    api="http://127.0.0.1:3001",
+    web="http://127.0.0.1:3002",
+    key="sk-prl-secret",
+    node="12D3KooWnode",
+    coordinator="12D3KooWcoordinator",
+    join="/ip4/127.0.0.1/tcp/3001/p2p/12D3KooWcoordinator",
+    balance_micro=10_000_000,
+    asset="PRLX.local",
+    model="HuggingFaceTB/SmolLM2-135M-Instruct",
+)
+
+SERVED = """
+import asyncio, sys
+from parhelion.bootstrap import Ready
+from parhelion.cli.serving import attend
+from parhelion.config import Config
+
+async def served(*, on_ready, stop):
+    on_ready(Ready(coordinator="c"))
+    await stop.wait()
+    print("drained", flush=True)
+    await asyncio.sleep(float(sys.argv[1]))
+
+sys.exit(attend(Config(), served, lambda ready: print("ready", flush=True)))
+"""
+
+
+def test_the_json_line_has_exactly_the_five_fields() -> None:
+    line = ready_line(READY)
+    assert "\n" not in line
+    assert list(json.loads(line)) == ["api", "web", "key", "node", "coordinator"]
+    assert json.loads(ready_line(Ready(coordinator="c")))["key"] is None
+
+
+def test_the_welcome_has_addresses_key_grant_and_a_curl_that_a_shell_can_read() -> None:
+    text = welcome(READY, admin=("prl-admin", Path("/data/admin.key")))
+    for wanted in (READY.api, READY.web, READY.key, "10 PRLX.local", "prl-admin"):
+        assert str(wanted) in text
+    assert "for demonstration" in text
+    command = text[text.index("  curl") : text.index("Or talk")].strip()
+    words = subprocess.run(
+        ["sh", "-c", f"set -- {command}; printf '%s\\n' \"$@\""], capture_output=True, text=True
+    ).stdout.splitlines()
+    assert words[1] == "http://127.0.0.1:3001/v1/chat/completions"
+    assert "Authorization: Bearer sk-prl-secret" in words
+    assert json.loads(words[-1])["stream"] is False
+
+
+def test_a_pool_without_keys_shows_a_curl_without_one_and_the_join_command() -> None:
+    free = Ready(api=READY.api, web=READY.web, coordinator="c", join=READY.join)
+    text = waiting(free, 2, ()) + welcome(free, admin=None)
+    assert "Authorization" not in text
+    assert "waiting for 2 nodes" in text
+    assert "ready" not in text
+    assert f"parhelion join -s '{READY.join}'\n" in text
+    assert f"'{READY.join}' -m my.gguf" in waiting(free, 1, ("my.gguf",))
+
+
+def test_the_admin_key_is_shown_at_the_first_start_only(tmp_path: Path) -> None:
+    made = first_admin_key(tmp_path)
+    assert made() is None
+    path = tmp_path / "admin.key"
+    path.touch(0o600)
+    path.write_text("secret")
+    assert made() == ("secret", path)
+    assert first_admin_key(tmp_path)() is None
+
+
+def test_a_terminal_gets_short_lines_unless_something_was_configured() -> None:
+    assert for_person(Config(), terminal=True).log.format == "text"
+    assert for_person(Config(), terminal=False) == Config()
+    said = Config(log=LogConfig(level="debug"))
+    assert for_person(said, terminal=True) == said
+
+
+def test_the_chat_command_names_the_data_folder_that_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["/venv/bin/parhelion", "up"])
+    monkeypatch.setenv("PATH", "")
+    assert command_line("chat", None) == "/venv/bin/parhelion chat"
+    assert command_line("chat", Path("/a b")) == "/venv/bin/parhelion chat --data '/a b'"
+    monkeypatch.setattr(sys, "argv", ["pytest"])
+    assert command_line("chat", None) == "parhelion chat"
+
+
+def test_options_win_over_environment_and_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config.toml").write_text("[api]\nport = 1\n[web]\nport = 2\n")
+    monkeypatch.setenv("PARHELION_API_PORT", "3")
+    common = Common(data=tmp_path)
+    assert (common.settings().api.port, common.settings().web.port) == (3, 2)
+    assert Common(data=tmp_path, api_port=4).settings().api.port == 4
+    assert common.settings().data == str(tmp_path)
+    monkeypatch.setenv("PARHELION_DATA", str(tmp_path / "other"))
+    assert Common().folder() == tmp_path / "other"
+    assert common.folder() == tmp_path
+
+
+def test_bind_sets_host_and_admission_and_serve_has_its_own_port(tmp_path: Path) -> None:
+    config = bind(Common(data=tmp_path), "0.0.0.0", True, port=SERVE_PORT)
+    assert (config.api.host, config.web.host) == ("0.0.0.0", "0.0.0.0")
+    assert (config.api.port, config.nodes.admit) == (4001, "open")
+    assert bind(Common(data=tmp_path), None, False).nodes.admit == "auto"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_drains_and_exits_0(number: signal.Signals) -> None:
+    process = _serve("0.1")
+    process.send_signal(number)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert "drained" in out
+    assert "once more ends at once" in err
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_second_ctrl_c_ends_at_once() -> None:
+    process = _serve("60")
+    process.send_signal(signal.SIGINT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "drained\n"
+    began_s = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert time.monotonic() - began_s < 5
+
+
+def _serve(drain_s: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVED, drain_s],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process

@@ -1,0 +1,297 @@
+"""Nodes join, fall silent, drain, fail, misbehave: each has its state and its cause."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from parhelion import proof
+from parhelion.link import Heartbeat, JobFailed, Open, Register, Signed, Steps, Welcome
+from parhelion.words import Problem, ProblemCode, ServedModel, Step
+
+
+def states(pool: Any) -> dict[str, str]:
+    return {view.peer: view.state for view in pool.coordinator.nodes()}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+async def test_a_node_is_welcomed_with_the_digests_that_the_pool_knows(pool: Any) -> None:
+    models = tuple(ServedModel(digest=digest, context=500) for digest in (pool.DIGEST, "9" * 64))
+    node = await pool.node(models=models)
+    (welcome,) = node.said(Welcome)
+    assert welcome.accepted == (pool.DIGEST,)
+    (view,) = pool.coordinator.nodes()
+    assert (view.state, view.models, view.slots_busy, view.tokens_per_s) == (
+        "ready",
+        ("tests/abc",),
+        0,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        {"slots": 0},
+        {"slots": 1025},
+        {"kv_tokens": 0},
+        {"name": ""},
+        {"name": "x" * 65},
+        {"name": "bell\x07"},
+        {"device": "x" * 201},
+        {"models": ()},
+        {"models": (ServedModel(digest="9" * 64, context=5),)},
+        {"models": (ServedModel(digest="d" * 64, context=0),)},
+        {"models": tuple(ServedModel(digest="d" * 64, context=5) for _ in range(65))},
+        {"peer": "12D3KooWImposter"},
+    ],
+)
+async def test_a_card_beyond_reason_is_refused_with_the_cause(
+    pool: Any, card: dict[str, Any]
+) -> None:
+    node = pool.fake()
+    await pool.join(node, **card)
+    assert node.carrier.bye.code == ProblemCode.LINK_REFUSED
+    assert node.carrier.bye.message and node.carrier.bye.hint
+    assert states(pool) == {}
+
+
+async def test_a_node_without_leave_is_told_why(pool: Any) -> None:
+    node = pool.fake()
+    await pool.access.revoke(node.peer, "stole")
+    await pool.join(node)
+    assert node.carrier.bye.code == ProblemCode.LINK_REFUSED
+    assert node.carrier.bye.hint
+
+
+async def test_the_first_message_must_be_a_registration(pool: Any) -> None:
+    node = pool.fake()
+    node.beat()
+    await pool.coordinator.attend(node.carrier)
+    assert "register" in node.carrier.bye.message
+
+
+async def test_a_silent_node_is_suspect_then_gone_and_a_word_makes_it_ready(pool: Any) -> None:
+    node = await pool.node()
+    registry, clock = pool.coordinator.registry, pool.clock
+    clock.s += 3.9
+    registry.sweep(clock.s)
+    assert states(pool)[node.peer] == "ready"
+    clock.s += 0.2
+    registry.sweep(clock.s)
+    assert states(pool)[node.peer] == "suspect"
+    node.beat()
+    await until(lambda: states(pool)[node.peer] == "ready")
+    clock.s += 6
+    registry.sweep(clock.s)
+    assert states(pool) == {}
+    await until(lambda: node.carrier.bye is not None)
+    assert "silent" in node.carrier.bye.message
+
+
+async def test_a_suspect_node_gets_no_new_job_but_may_come_back_for_it(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    pool.clock.s += 4.5
+    pool.coordinator.registry.sweep(pool.clock.s)
+    waiting = asyncio.create_task(pool.serve(secret))
+    await asyncio.sleep(0.05)
+    assert not node.said(Open)
+    node.beat()
+    answer = await waiting
+    node.finish(await node.job(), [pool.A] * 4)
+    await pool.read(answer)
+
+
+async def test_a_closed_socket_is_gone_at_once(pool: Any) -> None:
+    node = await pool.node()
+    node.die()
+    await asyncio.wait_for(node.task, 0.5)
+    assert states(pool) == {}
+
+
+async def test_a_second_session_of_a_node_replaces_the_first(pool: Any) -> None:
+    old = await pool.node()
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    await old.job()
+    new = pool.fake(key=old.key)
+    await pool.join(new)
+    await until(lambda: old.carrier.bye is not None)
+    assert old.carrier.bye.code == ProblemCode.CONFLICT
+    assert states(pool) == {old.peer: "ready"}
+    # The first session's slot is not the second's to give back.
+    with pytest.raises(Problem):
+        await pool.read(answer)
+    assert [view.slots_busy for view in pool.coordinator.nodes()] == [0]
+    assert await pool.free_micro(account) == 1000
+    await pool.assert_settled()
+
+
+async def test_a_draining_node_finishes_and_takes_nothing_new(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await node.job()
+    node.drain()
+    await until(lambda: states(pool)[node.peer] == "draining")
+    with pytest.raises(Problem) as caught:
+        await pool.serve(secret)
+    assert caught.value.code == ProblemCode.NO_NODE
+    node.finish(job, [pool.A] * 4)
+    assert (await pool.read(answer))[0] == "aaaa"
+
+
+async def test_a_node_whose_engine_failed_says_why_and_comes_back(pool: Any) -> None:
+    node = await pool.node()
+    node.beat("crashed", "signal 11")
+    await until(lambda: states(pool)[node.peer] == "failed")
+    assert pool.coordinator.nodes()[0].reason == "signal 11"
+    assert pool.coordinator.health().status == "waiting"
+    node.beat()
+    await until(lambda: states(pool)[node.peer] == "ready")
+
+
+async def test_an_expelled_node_is_out_at_once(pool: Any) -> None:
+    node = await pool.node()
+    pool.coordinator.expel(node.peer, "revoked")
+    assert states(pool) == {}
+    await until(lambda: node.carrier.bye is not None)
+    assert node.carrier.bye.code == ProblemCode.LINK_REFUSED
+
+
+async def test_ids_of_an_old_attempt_are_dropped(pool: Any) -> None:
+    first = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    old = await first.job()
+    second = await pool.node()
+    first.fail(old)
+    job = await second.job()
+    # The first node wakes and goes on as if nothing had happened.
+    first.step(old, [pool.C, pool.C])
+    first.sign(old, 2)
+    late = Step(job.job, 1, 0, (pool.C,))
+    second.carrier.hear(Steps(steps=(late,)))
+    second.carrier.hear(JobFailed(job=job.job, attempt=1, code="engine_failed", message=""))
+    second.finish(job, [pool.A] * 4)
+    text, last = await pool.read(answer)
+    assert (text, last.usage.nodes) == ("aaaa", (second.peer,))
+    assert set(states(pool).values()) == {"ready"}
+
+
+async def test_a_node_cannot_speak_for_a_job_of_another(pool: Any) -> None:
+    first = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await first.job()
+    second = await pool.node()
+    second.carrier.hear(Steps(steps=(Step(job.job, 1, 0, (pool.C,)),)))
+    await asyncio.sleep(0.01)
+    first.finish(job, [pool.A] * 4)
+    assert (await pool.read(answer))[0] == "aaaa"
+
+
+@pytest.mark.parametrize(
+    ("start", "ids", "finish", "cause"),
+    [
+        (1, (2,), None, "ids from 1"),
+        (0, (2,) * 5, None, "max_tokens"),
+        (0, (99,), None, "vocabulary"),
+        (0, (-1,), None, "vocabulary"),
+        (0, (2,), "length", "before its end"),
+        (0, (2,), "eog", "before its end"),
+    ],
+)
+async def test_a_node_that_sends_what_cannot_be_is_closed_with_the_cause(
+    pool: Any, start: int, ids: tuple[int, ...], finish: str | None, cause: str
+) -> None:
+    node = await pool.node()
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret, max_tokens=4)
+    job = await node.job()
+    node.carrier.hear(Steps(steps=(Step(job.job, 1, start, ids, finish),)))
+    with pytest.raises(Problem) as caught:
+        await pool.read(answer)
+    assert caught.value.code == ProblemCode.NODE_LOST
+    await until(lambda: node.carrier.bye is not None)
+    assert cause in node.carrier.bye.message
+    await pool.assert_settled()
+    del account
+
+
+@pytest.mark.parametrize(
+    "change", [{"head": "0" * 64}, {"ask": "0" * 64}, {"start": 1}, {"artefact": "0" * 64}]
+)
+async def test_a_tampered_segment_is_closed_with_the_cause_and_not_on_the_receipt(
+    pool: Any, change: dict[str, Any]
+) -> None:
+    node = await pool.node()
+    node.signs = False
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await node.job()
+    node.finish(job, [pool.A] * 4)
+    lie = msgspec.structs.replace(node.segment(job, 4), **change)
+    node.carrier.hear(Signed(segment=proof.sign_segment(node.key, lie)))
+    _text, last = await pool.read(answer)
+    receipt = await pool.receipts.get(last.usage.receipt, account)
+    assert receipt.segments[0].signature is None and receipt.segments[0].reason
+    await until(lambda: node.carrier.bye is not None)
+    assert "misbehaved" in node.carrier.bye.message
+
+
+async def test_a_signature_of_another_key_is_refused(pool: Any) -> None:
+    node = await pool.node()
+    node.signs = False
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await node.job()
+    node.finish(job, [pool.A] * 4)
+    signed = proof.sign_segment(node.key, node.segment(job, 4))
+    forged = msgspec.structs.replace(signed, ended_at_ms=3)
+    node.carrier.hear(Signed(segment=forged))
+    _text, last = await pool.read(answer)
+    receipt = await pool.receipts.get(last.usage.receipt, account)
+    assert receipt.segments[0].reason == "the segment's signature does not hold"
+
+
+async def test_a_second_registration_is_misbehaviour(pool: Any) -> None:
+    node = await pool.node()
+    node.carrier.hear(Register(card=node.card()))
+    await until(lambda: node.carrier.bye is not None)
+    assert "Register" in node.carrier.bye.message
+
+
+async def test_one_nodes_misbehaviour_touches_no_other(pool: Any) -> None:
+    bad = await pool.node()
+    _account, secret = await pool.user(1000)
+    lost = await pool.serve(secret)
+    job = await bad.job()
+    good = await pool.node()
+    answer = await pool.serve(secret)
+    fine = await good.job()
+    good.step(fine, [pool.A])
+    bad.step(job, [pool.A])
+    bad.carrier.hear(Steps(steps=(Step(job.job, 1, 7, (2,)),)))
+    with pytest.raises(Problem):
+        await pool.read(lost)
+    good.finish(fine, [pool.A] * 3)
+    assert (await pool.read(answer))[0] == "aaaa"
+    await pool.assert_settled()
+
+
+async def test_what_a_node_reports_of_itself_is_not_used(pool: Any) -> None:
+    node = await pool.node()
+    node.carrier.hear(Heartbeat(sent_at_ms=0, slots_busy=8, engine="ready"))
+    await asyncio.sleep(0.01)
+    assert pool.coordinator.nodes()[0].slots_busy == 0

@@ -1,0 +1,89 @@
+"""The supervised child: frames both ways, death as an event, nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from parhelion.hosts import Child, ChildGone, backoff_s
+from parhelion.hosts.retry import LONGEST_WAIT_S
+
+CHILD = """
+import os, signal, sys
+from parhelion.hosts import claim_pipe
+pipe = claim_pipe()
+print("a native library prints to standard output")
+while (body := pipe.read()) is not None:
+    if body == b"die":
+        print("last words", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    pipe.write(body[::-1])
+"""
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.frames: asyncio.Queue[bytes] = asyncio.Queue()
+        self.gone: asyncio.Future[ChildGone] = asyncio.get_running_loop().create_future()
+
+
+async def start(folder: Path, code: str = CHILD) -> tuple[Child, Heard]:
+    (folder / "the_child.py").write_text(code)
+    heard = Heard()
+    child = await Child.start(
+        "tested",
+        "the_child",
+        [],
+        on_frame=heard.frames.put_nowait,
+        on_exit=heard.gone.set_result,
+        env={"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])},
+    )
+    return child, heard
+
+
+async def test_frames_come_back_whole_and_in_order_whatever_the_child_prints(
+    tmp_path: Path,
+) -> None:
+    child, heard = await start(tmp_path)
+    sent = [b"abc", b"", os.urandom(3_000_000)]
+    for body in sent:
+        child.send(body)
+    got = [await asyncio.wait_for(heard.frames.get(), 20) for _ in sent]
+    assert got == [body[::-1] for body in sent]
+    await child.stop()
+    assert (await heard.gone).returncode == 0
+
+
+async def test_a_killed_child_is_an_event_with_its_last_words(tmp_path: Path) -> None:
+    child, heard = await start(tmp_path)
+    child.send(b"die")
+    gone = await asyncio.wait_for(heard.gone, 20)
+    assert gone.returncode == -signal.SIGKILL
+    assert "last words" in gone.last_words
+    with pytest.raises(ChildGone):
+        child.send(b"anyone there?")
+
+
+async def test_a_child_that_claims_a_giant_frame_is_ended(tmp_path: Path) -> None:
+    code = "import sys, time; sys.stdout.buffer.write(b'\\xff' * 4); sys.stdout.flush(); time.sleep(60)"
+    _child, heard = await start(tmp_path, code)
+    assert (await asyncio.wait_for(heard.gone, 20)).returncode == -signal.SIGKILL
+
+
+async def test_a_child_that_does_not_end_on_a_closed_pipe_is_killed(tmp_path: Path) -> None:
+    child, heard = await start(tmp_path, "import time; time.sleep(60)")
+    await child.stop(grace_s=0.2)
+    assert (await heard.gone).returncode == -signal.SIGKILL
+
+
+def test_waits_double_up_to_a_cap_and_are_spread() -> None:
+    waits = [backoff_s(failures, 0.999) for failures in range(40)]
+    assert waits == sorted(waits)
+    assert waits[1] == pytest.approx(2 * waits[0])
+    assert max(waits) <= LONGEST_WAIT_S
+    assert backoff_s(3, 0.0) == pytest.approx(backoff_s(3, 0.999) / 2, rel=0.01)

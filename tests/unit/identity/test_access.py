@@ -1,0 +1,266 @@
+"""Who may join: invites are counted in the database, revoked keys are refused at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from parhelion.identity import Invites, NodeAccess, NodeKey, Succession, peer_of, succeed
+from parhelion.identity.access import Mode
+from parhelion.identity.invites import INVITES_LIMIT
+from parhelion.store import Store
+from parhelion.words import Problem, ProblemCode
+
+KEY, NEW = NodeKey(bytes(32)), NodeKey(bytes(range(32)))
+PEER = KEY.peer
+MakeAccess = Callable[..., Awaitable[NodeAccess]]
+
+
+@pytest.fixture
+def invites(store: Store, clock: Any) -> Invites:
+    return Invites(store, clock)
+
+
+@pytest.fixture
+def access(store: Store, clock: Any, invites: Invites) -> MakeAccess:
+    async def make(mode: Mode, allowed: tuple[str, ...] = ()) -> NodeAccess:
+        made = NodeAccess(store, clock, invites, mode, allowed)
+        await made.load()
+        return made
+
+    return make
+
+
+async def refused(attempt: Awaitable[object], code: str = ProblemCode.LINK_REFUSED) -> Problem:
+    with pytest.raises(Problem) as caught:
+        await attempt
+    assert caught.value.code == code
+    return caught.value
+
+
+# --- invites ----------------------------------------------------------------------------------
+
+
+async def test_an_invite_opens_as_often_as_it_says(invites: Invites) -> None:
+    secret = await invites.create(uses=2, ttl_s=60)
+    assert len(secret) == 22
+    await invites.redeem(secret, PEER)
+    await invites.redeem(secret, NEW.peer)
+    await refused(invites.redeem(secret, PEER))
+
+
+async def test_of_many_that_race_for_one_use_one_gets_it(invites: Invites) -> None:
+    secret = await invites.create(uses=1, ttl_s=60)
+    peers = [peer_of(bytes([n]) * 32) for n in range(30)]
+    outcomes = await asyncio.gather(
+        *(invites.redeem(secret, peer) for peer in peers), return_exceptions=True
+    )
+    assert outcomes.count(None) == 1
+    assert sum(isinstance(outcome, Problem) for outcome in outcomes) == 29
+
+
+async def test_an_invite_expires_by_the_clock(invites: Invites, clock: Any) -> None:
+    secret = await invites.create(uses=5, ttl_s=60)
+    clock.ms += 59_999
+    await invites.redeem(secret, PEER)
+    clock.ms += 1
+    await refused(invites.redeem(secret, PEER))
+
+
+@pytest.mark.parametrize("secret", ["", "x", "A" * 22, "A" * 10**6, "é" * 22])
+async def test_a_guessed_invite_opens_nothing(invites: Invites, secret: str) -> None:
+    await invites.create(uses=5, ttl_s=60)
+    await refused(invites.redeem(secret, PEER))
+
+
+async def test_an_invite_is_not_in_the_file(invites: Invites, store: Store, tmp_path: Path) -> None:
+    secret = await invites.create(uses=5, ttl_s=60)
+    await store.backup(tmp_path / "copy")
+    assert secret.encode() not in (tmp_path / "copy").read_bytes()
+
+
+@pytest.mark.parametrize(("uses", "ttl_s"), [(0, 60), (10_001, 60), (1, 0), (1, 400 * 86_400)])
+async def test_an_invite_without_bounds_is_not_made(
+    invites: Invites, uses: int, ttl_s: int
+) -> None:
+    await refused(invites.create(uses=uses, ttl_s=ttl_s), ProblemCode.INVALID_REQUEST)
+
+
+async def test_live_invites_are_bounded_and_dead_ones_go(invites: Invites, clock: Any) -> None:
+    made = await asyncio.gather(
+        *(invites.create(uses=1, ttl_s=60) for _ in range(INVITES_LIMIT + 1)),
+        return_exceptions=True,
+    )
+    assert sum(isinstance(each, Problem) for each in made) == 1
+    clock.ms += 60_000
+    await invites.create(uses=1, ttl_s=60)
+
+
+# --- admission --------------------------------------------------------------------------------
+
+
+async def test_an_open_pool_admits_everybody_and_writes_nobody_down(
+    access: MakeAccess, store: Store
+) -> None:
+    await (await access("open")).admit(PEER, None)
+    assert await store.read("SELECT * FROM node_access") == []
+
+
+async def test_an_invited_node_needs_its_invite_once(access: MakeAccess, invites: Invites) -> None:
+    pool = await access("invite")
+    problem = await refused(pool.admit(PEER, None))
+    assert "#INVITE" in problem.hint
+    secret = await invites.create(uses=1, ttl_s=60)
+    await pool.admit(PEER, secret)
+    await pool.admit(PEER, None)
+    await pool.admit(PEER, secret)
+    await (await access("invite")).admit(PEER, None)
+    await refused(pool.admit(NEW.peer, secret))
+
+
+async def test_a_node_that_is_known_spends_no_use(access: MakeAccess, invites: Invites) -> None:
+    pool = await access("invite")
+    secret = await invites.create(uses=2, ttl_s=60)
+    for _ in range(5):
+        await pool.admit(PEER, secret)
+    await pool.admit(NEW.peer, secret)
+
+
+async def test_a_list_admits_who_is_on_it_only(access: MakeAccess, invites: Invites) -> None:
+    pool = await access("list", (PEER,))
+    await pool.admit(PEER, None)
+    secret = await invites.create(uses=1, ttl_s=60)
+    problem = await refused(pool.admit(NEW.peer, secret))
+    assert NEW.peer in problem.hint
+    await pool.allow(NEW.peer)
+    await pool.admit(NEW.peer, None)
+    await (await access("list")).admit(NEW.peer, None)
+
+
+async def test_one_who_came_by_invite_is_not_on_the_list(
+    access: MakeAccess, invites: Invites
+) -> None:
+    await (await access("invite")).admit(PEER, await invites.create(uses=1, ttl_s=60))
+    await refused((await access("list")).admit(PEER, None))
+
+
+@pytest.mark.parametrize("mode", ["open", "invite", "list"])
+async def test_a_revoked_key_is_refused_at_once_in_every_mode(
+    access: MakeAccess, invites: Invites, mode: Mode
+) -> None:
+    pool = await access(mode, (PEER,))
+    await pool.admit(PEER, None)
+    revoking = asyncio.create_task(pool.revoke(PEER, "seen cheating"))
+    await asyncio.sleep(0)
+    await refused(pool.admit(PEER, None))
+    await revoking
+    secret = await invites.create(uses=1, ttl_s=60)
+    await refused(pool.admit(PEER, secret))
+    await refused((await access(mode, (PEER,))).admit(PEER, secret))
+    await pool.allow(PEER)
+    await pool.admit(PEER, None)
+
+
+async def test_a_revocation_wins_over_an_admission_on_its_way(
+    access: MakeAccess, invites: Invites
+) -> None:
+    pool = await access("invite")
+    secret = await invites.create(uses=1, ttl_s=60)
+    revoking = asyncio.create_task(pool.revoke(PEER, "now"))
+    admitting = asyncio.create_task(pool._redeem(PEER, secret))
+    await revoking
+    await refused(admitting)
+    await refused(pool.admit(PEER, secret))
+    # The refused unit took the use back with it.
+    await pool.admit(NEW.peer, secret)
+
+
+async def test_a_revocation_that_was_not_written_does_not_count(
+    access: MakeAccess, store: Store
+) -> None:
+    pool = await access("open")
+    await store.close()
+    await refused(pool.revoke(PEER, "x"), ProblemCode.STORE_UNAVAILABLE)
+    await pool.admit(PEER, None)
+
+
+async def test_a_malformed_peer_id_is_refused_everywhere(access: MakeAccess) -> None:
+    pool = await access("open")
+    await refused(pool.admit("12D3KooW", None), ProblemCode.INVALID_REQUEST)
+    await refused(pool.revoke("12D3KooW", ""), ProblemCode.INVALID_REQUEST)
+    await refused(access("list", ("12D3KooW",)), ProblemCode.INVALID_REQUEST)
+
+
+# --- succession -------------------------------------------------------------------------------
+
+
+async def test_a_new_key_takes_the_place_of_the_old_one(
+    access: MakeAccess, invites: Invites, clock: Any
+) -> None:
+    pool = await access("invite")
+    await pool.admit(PEER, await invites.create(uses=1, ttl_s=60))
+    await pool.succeed(succeed(KEY, NEW.peer, clock.ms))
+    for each in (pool, await access("invite")):
+        await each.admit(NEW.peer, None)
+        await refused(each.admit(PEER, None))
+        await refused(each.allow(PEER), ProblemCode.CONFLICT)
+
+
+async def test_a_listed_key_hands_its_place_on(access: MakeAccess, clock: Any) -> None:
+    pool = await access("list", (PEER,))
+    await pool.succeed(succeed(KEY, NEW.peer, clock.ms))
+    for each in (pool, await access("list", (PEER,))):
+        await each.admit(NEW.peer, None)
+        await refused(each.admit(PEER, None))
+
+
+async def test_only_the_old_key_names_its_successor(access: MakeAccess, clock: Any) -> None:
+    pool = await access("list", (PEER,))
+    good = succeed(KEY, NEW.peer, clock.ms)
+    stranger = NodeKey(b"s" * 32)
+    forged = [
+        msgspec.structs.replace(good, new=stranger.peer),
+        msgspec.structs.replace(good, old=stranger.peer),
+        msgspec.structs.replace(good, at_ms=good.at_ms - 1),
+        msgspec.structs.replace(good, signature=good.signature + "="),
+        msgspec.structs.replace(good, signature=""),
+        Succession(old=PEER, new=NEW.peer, at_ms=clock.ms, signature="A" * 86),
+        succeed(KEY, PEER, clock.ms),
+        succeed(KEY, NEW.peer, clock.ms + 3_600_000),
+        succeed(KEY, NEW.peer, -1),
+    ]
+    for each in forged:
+        await refused(pool.succeed(each))
+    await pool.admit(PEER, None)
+
+
+async def test_a_key_that_was_never_here_hands_nothing_on(access: MakeAccess, clock: Any) -> None:
+    await refused((await access("invite")).succeed(succeed(KEY, NEW.peer, clock.ms)))
+
+
+async def test_a_revoked_key_names_no_successor_and_is_none(access: MakeAccess, clock: Any) -> None:
+    pool = await access("list", (PEER,))
+    await pool.revoke(PEER, "stolen")
+    await refused(pool.succeed(succeed(KEY, NEW.peer, clock.ms)))
+    await pool.allow(PEER)
+    await pool.revoke(NEW.peer, "banned")
+    await refused(pool.succeed(succeed(KEY, NEW.peer, clock.ms)))
+    await pool.admit(PEER, None)
+
+
+async def test_a_key_is_succeeded_once(access: MakeAccess, clock: Any) -> None:
+    pool = await access("list", (PEER,))
+    third = NodeKey(b"t" * 32)
+    outcomes = await asyncio.gather(
+        pool.succeed(succeed(KEY, NEW.peer, clock.ms)),
+        pool.succeed(succeed(KEY, third.peer, clock.ms)),
+        return_exceptions=True,
+    )
+    assert outcomes.count(None) == 1
+    await pool.admit(NEW.peer, None)
+    await refused(pool.admit(third.peer, None))

@@ -1,0 +1,115 @@
+"""An account's history: complete, newest first, in pages, and it adds up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from parhelion.ledger import TREASURY, Bill, Entry, Worked, split
+from parhelion.words import Problem, ProblemCode
+
+Books = Any
+
+OWNED = {"grant", "charge", "share"}
+
+
+def bill(books: Books, cost: int, reason: str = "stop") -> Bill:
+    legs = split(cost, books.shares, [Worked(operator="node:n", output_ids=1)])
+    return Bill(prompt_tokens=1, completion_tokens=1, cost_micro=cost, legs=legs, reason=reason)
+
+
+def told(entry: Entry) -> tuple[str, int, str | None, str]:
+    return entry.kind, entry.amount_micro, entry.request, entry.memo
+
+
+@pytest.fixture
+async def lived(books: Books) -> Books:
+    """An account that saw every kind of entry, several of them in one millisecond."""
+    await books.user("acct_a", 10_000)
+    await books.user("acct_b", 500)
+    first = await books.hold("acct_a", 6000, "req_1")
+    await books.ledger.post(first, bill(books, 5680))
+    books.clock.at_ms += 5
+    voided = await books.hold("acct_a", 40, "req_2")
+    late = await books.hold("acct_a", 30, "req_3", expires_at_ms=books.clock.at_ms + 1)
+    await books.hold("acct_b", 100, "req_b")
+    books.clock.at_ms += 5
+    await books.ledger.void(voided, "no node")
+    await books.ledger.expire(late.id)
+    await books.hold("acct_a", 50, "req_4")
+    exact = await books.hold("acct_a", 60, "req_5")
+    await books.ledger.post(exact, bill(books, 60, "length"))
+    return books
+
+
+async def test_history_tells_every_entry_newest_first(lived: Books) -> None:
+    entries = await lived.ledger.history("acct_a", limit=100)
+    assert sorted(entries, key=lambda e: -e.at_ms) == list(entries)
+    assert [told(entry) for entry in entries[-4:]] == [
+        ("return", 320, "req_1", "stop"),
+        ("charge", -5680, "req_1", "stop"),
+        ("hold", -6000, "req_1", ""),
+        ("grant", 10_000, None, "welcome"),
+    ]
+    assert Counter(map(told, entries[:-4])) == Counter(
+        [
+            ("hold", -40, "req_2", ""),
+            ("void", 40, "req_2", "no node"),
+            ("hold", -30, "req_3", ""),
+            ("expire", 30, "req_3", "expired"),
+            ("hold", -50, "req_4", ""),
+            ("hold", -60, "req_5", ""),
+            ("charge", -60, "req_5", "length"),
+        ]
+    )
+
+
+async def test_history_adds_up_to_the_balance(lived: Books) -> None:
+    for account in ("acct_a", "acct_b", "node:n", TREASURY):
+        entries = await lived.ledger.history(account, limit=100)
+        available, held = await lived.has(account)
+        owned = sum(e.amount_micro for e in entries if e.kind in OWNED)
+        moved = sum(e.amount_micro for e in entries if e.kind not in OWNED)
+        assert owned == available + held
+        # A posted hold's cost left by its charge, so that of it only the return came back.
+        charged = sum(-e.amount_micro for e in entries if e.kind == "charge")
+        assert -moved - charged == held
+
+
+async def test_pages_meet_without_gap_or_double(lived: Books) -> None:
+    whole = await lived.ledger.history("acct_a", limit=100)
+    for limit in (1, 2, 3, 5):
+        pages: list[Entry] = []
+        before = None
+        while page := await lived.ledger.history("acct_a", limit=limit, before=before):
+            assert len(page) <= limit
+            pages += page
+            before = page[-1].id
+        assert tuple(pages) == whole
+    assert len({entry.id for entry in whole}) == len(whole)
+
+
+async def test_an_operator_sees_its_shares_with_the_request(lived: Books) -> None:
+    entries = await lived.ledger.history("node:n", limit=10)
+    assert [(e.kind, e.amount_micro, e.request) for e in entries] == [
+        ("share", 51, "req_5"),
+        ("share", 4828, "req_1"),
+    ]
+
+
+@pytest.mark.parametrize("before", ["", "x", "1-2", "-1-2-x", "9" * 19 + "-1-x", "1-22-x"])
+async def test_what_is_no_entry_is_refused_as_a_page(books: Books, before: str) -> None:
+    with pytest.raises(Problem) as caught:
+        await books.ledger.history("acct_a", limit=5, before=before)
+    assert caught.value.code == ProblemCode.INVALID_REQUEST
+
+
+async def test_history_reads_by_index_and_not_the_whole_table(books: Books) -> None:
+    from parhelion.ledger import sql
+
+    plan = await books.store.read(f"EXPLAIN QUERY PLAN {sql.HISTORY}", ("acct_a", 2**62, 9, "", 20))
+    scans = [str(row[3]) for row in plan if str(row[3]).startswith("SCAN ")]
+    tables = ("holds", "transfers", "t", "h")
+    assert not [scan for scan in scans if scan.split()[1] in tables], plan
