@@ -12,6 +12,9 @@ ARGS   ?=
 ENGINE_SOURCES = src/parhelion/engines/build.py src/parhelion/engines/toolchain.py
 CLIENT_LOCKS   = $(wildcard requirements/clients-*.txt)
 CLIENT_STAMPS  = $(patsubst requirements/clients-%.txt,.venv-clients-%/done,$(CLIENT_LOCKS))
+NODE_CLIENTS   = tests/acceptance/clients/node
+NPM            = $(shell command -v npm 2>/dev/null)
+CLIENT_STAMPS += $(if $(NPM),$(NODE_CLIENTS)/node_modules/.done)
 
 .PHONY: help install up test test-all lint bench lock clean
 .DEFAULT_GOAL := help
@@ -57,7 +60,7 @@ lock: .venv-lock/done ## Make requirements/*.txt again from requirements/*.in
 	done
 
 clean: ## Remove what the steps above made here (not your data, not the user's cache)
-	rm -rf $(VENV) .venv-clients-* .venv-lock .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-clients-* .venv-lock $(NODE_CLIENTS)/node_modules .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # --- steps ----------------------------------------------------------------------------------
@@ -98,6 +101,11 @@ $(STAMPS)/dev: $(STAMPS)/dependencies requirements/dev.txt
 	@PYTHON="$(PYTHON)" sh scripts/make-venv .venv-clients-$*
 	@.venv-clients-$*/bin/python -m pip --disable-pip-version-check --no-input -qq $(LOCKED) -r requirements/pip.txt
 	@.venv-clients-$*/bin/python -m pip --disable-pip-version-check --no-input -qq $(LOCKED) -r requirements/clients-$*.txt
+	@touch $@
+
+$(NODE_CLIENTS)/node_modules/.done: $(NODE_CLIENTS)/package-lock.json
+	@echo "setup: client libraries (node)"
+	@cd $(NODE_CLIENTS) && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 .venv-lock/done: requirements/lock.txt

@@ -1,5 +1,10 @@
 """How often the same seed gives another text in a batch of 8 than alone, and where it parts.
 
+Why it can: attention sums over a sequence's KV cells in the order in which they lie. When a
+neighbour ends, its cells are filled next, so a running sequence's later ids may lie before its
+earlier ones; the sums then differ in their last bits, which a 4-bit model with 8-bit activations
+amplifies. Batch size and chunk size alone change no bit on a CPU (below 64 rows a step).
+
 `python -m bench.batch_invariance MODEL --count 200 --tokens 16`. Every generation is also scored.
 """
 
@@ -10,6 +15,8 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+
+import llama_cpp
 
 from bench.engine_ratio import DIGEST, job
 from parhelion.config import EngineConfig
@@ -32,18 +39,40 @@ async def ids_of(engine: EngineHost, work: Job) -> list[int]:
     return [id async for step in engine.generate(work) for id in step.ids]
 
 
-def prompt(number: int) -> tuple[int, ...]:
-    """Lengths from 5 to 44, so that the sequences of a batch are at different places."""
-    size = 5 + number * 7 % 40
-    return tuple(1000 + (number * 977 + i * 131) % 30000 for i in range(size))
+SUBJECTS = ("the sea", "a clock", "winter", "bread", "a library", "the moon", "trains", "bees")
+ASKS = (
+    "Write two sentences about {}.",
+    "What is special about {}?",
+    "Explain {} to a child of seven, please, in your own words.",
+    "Give three facts on {} and say which one surprises most people, and why that is so.",
+    "Tell a story about {}.",
+)
+
+
+def prompts(path: Path, count: int, first: int) -> list[tuple[int, ...]]:
+    """Chat prompts in plain English, each of another wording or length."""
+    vocabulary = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    texts = [
+        ASKS[n % len(ASKS)].format(SUBJECTS[n // len(ASKS) % len(SUBJECTS)]) + f" ({n})"
+        for n in range(first, first + count)
+    ]
+    return [
+        tuple(vocabulary.tokenize(chat(text).encode(), add_bos=False, special=True))
+        for text in texts
+    ]
+
+
+def chat(text: str) -> str:
+    """The ChatML turn of the packaged model."""
+    return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
 async def run(options: argparse.Namespace) -> None:
     """Count, and print what was found."""
     engine = await EngineHost.start(options.model, DIGEST, EngineConfig(), lambda event: None)
     jobs = [
-        job(f"b{n}", prompt(options.first + n), options.tokens, scope="")
-        for n in range(options.count)
+        job(f"b{n}", ids, options.tokens, scope="")
+        for n, ids in enumerate(prompts(options.model, options.count, options.first))
     ]
     alone = [await ids_of(engine, one) for one in jobs]
     together: list[list[int]] = []

@@ -77,7 +77,7 @@ class EventStream:
 
         OpenAI's SDKs raise APIError for a data event that holds an `error`.
         """
-        await self.write(b"data: " + errors.body(problem) + b"\n\ndata: [DONE]\n\n", more=False)
+        await self.write(b"data: " + errors.body(problem) + b"\n\n", more=False)
 
     async def tick(self) -> bool:
         """Called now and then: False when the reader has stalled for too long."""

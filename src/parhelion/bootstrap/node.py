@@ -86,7 +86,8 @@ async def _start_engines(
     from parhelion.engines import EngineHost
 
     def report(digest: str, event: EngineEvent) -> None:
-        log.warning("engine: %s", event.kind, extra={"digest": digest, "reason": event.reason})
+        level = logging.INFO if event.kind == "ready" else logging.WARNING
+        log.log(level, "engine is %s", event.kind, extra={"digest": digest, "reason": event.reason})
         for agent in listeners:
             agent.on_engine(event, digest)
 

@@ -181,9 +181,18 @@ class Coordinator:
         self._tasks = []
 
     async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        interval_s = self._config.nodes.heartbeat_s / SWEEPS_PER_HEARTBEAT
         while True:
-            await asyncio.sleep(self._config.nodes.heartbeat_s / SWEEPS_PER_HEARTBEAT)
-            self.registry.sweep(self._clock.monotonic_s())
+            slept_from_s = loop.time()
+            await asyncio.sleep(interval_s)
+            # While this process was stopped or busy nobody listened: that silence was not theirs.
+            self.registry.forgive(max(0.0, loop.time() - slept_from_s - interval_s))
+            try:
+                self.registry.sweep(self._clock.monotonic_s())
+            except Exception:
+                # One node's end must not keep the others from being watched.
+                log.exception("sweep failed")
 
     def _nodes_changed(self) -> None:
         self.places.nodes_changed()

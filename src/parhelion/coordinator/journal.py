@@ -8,6 +8,7 @@ import logging
 from parhelion.coordinator.relay import Relay
 from parhelion.identity import operator_account
 from parhelion.ledger import Ledger, Mark
+from parhelion.store import Refused
 from parhelion.words import Problem
 
 log = logging.getLogger("parhelion.coordinator")
@@ -52,7 +53,7 @@ class Journal:
             return
         try:
             await self._ledger.journal(marks)
-        except Problem as problem:
+        except (Problem, Refused) as problem:
             # The next interval tries again with newer counts; a gap is the treasury's loss.
             log.warning("journal not written", extra={"cause": str(problem), "marks": len(marks)})
         else:

@@ -203,6 +203,11 @@ class Registry:
         if node.state == "ready":
             self._on_change()
 
+    def forgive(self, late_s: float) -> None:
+        """Count `late_s` seconds of everybody's silence as ours: we did not listen."""
+        for node in self.nodes():
+            node.heard_s += late_s
+
     def sweep(self, now_s: float) -> None:
         """Let the clock speak: who was silent too long is suspect, then gone."""
         for member in self.members():

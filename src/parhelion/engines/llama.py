@@ -163,7 +163,6 @@ class Context:
         params.n_threads = shape.threads
         params.n_threads_batch = shape.threads
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
-        params.type_v = lib.GGML_TYPE_F32
         params.kv_unified = True
         params.swa_full = True
         params.no_perf = True

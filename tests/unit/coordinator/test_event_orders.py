@@ -159,7 +159,7 @@ async def play(make: Any, folder: Path, events: list[str], seed: int) -> None:
 
 @given(st.lists(st.sampled_from(EVENTS), min_size=5, max_size=60), st.integers(0, 2**32))
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

@@ -295,3 +295,11 @@ async def test_what_a_node_reports_of_itself_is_not_used(pool: Any) -> None:
     node.carrier.hear(Heartbeat(sent_at_ms=0, slots_busy=8, engine="ready"))
     await asyncio.sleep(0.01)
     assert pool.coordinator.nodes()[0].slots_busy == 0
+
+
+async def test_silence_while_we_did_not_listen_is_forgiven(pool: Any) -> None:
+    node = await pool.node()
+    pool.clock.s += 7
+    pool.coordinator.registry.forgive(7.0)
+    pool.coordinator.registry.sweep(pool.clock.s)
+    assert states(pool)[node.peer] == "ready"

@@ -75,6 +75,20 @@ async def test_a_cut_stream_is_never_billed_whole(pool: Any) -> None:
     await pool.assert_settled()
 
 
+async def test_a_stop_string_in_the_nodes_last_ids_is_signed_again_at_the_cut(pool: Any) -> None:
+    node = await pool.node()
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret, max_tokens=4, stop=("bc",))
+    # The node has ended and signed at 4 before it hears that the answer was cut at 3.
+    node.finish(await node.job(), [pool.A, pool.B, pool.C, pool.A])
+    text, last = await pool.read(answer)
+    assert (text, last.usage.completion_tokens) == ("a", 3)
+    receipt = await pool.receipts.get(last.usage.receipt, account)
+    assert (receipt.segments[0].to, receipt.segments[0].reason) == (3, None)
+    assert pool.coordinator.health().status == "ready"
+    await pool.assert_settled()
+
+
 async def test_a_client_that_leaves_in_the_middle_pays_what_was_accepted(pool: Any) -> None:
     node = await pool.node()
     account, secret = await pool.user(1000)
@@ -411,4 +425,18 @@ async def test_a_slot_is_the_nodes_until_it_has_stopped(pool: Any) -> None:
     await (await waiting).disconnect()
     await leaving
     node.sign(await node.job(1), 0)
+    await pool.assert_settled()
+
+
+async def test_ids_that_showed_nothing_before_we_failed_are_not_billed(pool: Any) -> None:
+    node = await pool.node()
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await node.job()
+    node.prefill(job)
+    node.step(job, [pool.SILENT])
+    node.die()
+    with pytest.raises(Problem):
+        await pool.read(answer)
+    assert await pool.free_micro(account) == 1000
     await pool.assert_settled()

@@ -1,6 +1,6 @@
 """`make bench`: the rows of DESIGN 12 that apply, each as a ratio in one run.
 
-`python -m bench.run [--quick] [--json FILE] [ROW ...]`
+`python -m bench [--quick] [--json FILE] [ROW ...]`
 """
 
 from __future__ import annotations
