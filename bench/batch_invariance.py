@@ -1,7 +1,7 @@
 """How often the same seed gives another text in a batch of 8 than alone, and where it parts.
 
 Why it can: attention sums over a sequence's KV cells in the order in which they lie. When a
-neighbour ends, its cells are filled next, so a running sequence's later ids may lie before its
+neighbour's cells are freed, they are filled next, so a running sequence's later ids may lie before its
 earlier ones; the sums then differ in their last bits, which a 4-bit model with 8-bit activations
 amplifies. Batch size and chunk size alone change no bit on a CPU (below 64 rows a step).
 
@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import llama_cpp
+import msgspec
 
 from bench.engine_ratio import DIGEST, job
 from parhelion.config import EngineConfig
@@ -71,10 +72,10 @@ async def run(options: argparse.Namespace) -> None:
     """Count, and print what was found."""
     engine = await EngineHost.start(options.model, DIGEST, EngineConfig(), lambda event: None)
     jobs = [
-        job(f"b{n}", ids, options.tokens, scope="")
+        job(f"b{n}", ids, options.tokens, scope=f"account-{n}")
         for n, ids in enumerate(prompts(options.model, options.count, options.first))
     ]
-    alone = [await ids_of(engine, one) for one in jobs]
+    alone = [await ids_of(engine, msgspec.structs.replace(one, cache_scope="")) for one in jobs]
     together: list[list[int]] = []
     for batch in chunks(jobs):
         together += await asyncio.gather(*(ids_of(engine, one) for one in batch))
