@@ -1,9 +1,11 @@
 """How often the same seed gives another text in a batch of 8 than alone, and where it parts.
 
-Why it can: attention sums over a sequence's KV cells in the order in which they lie. When a
-neighbour's cells are freed, they are filled next, so a running sequence's later ids may lie before its
-earlier ones; the sums then differ in their last bits, which a 4-bit model with 8-bit activations
-amplifies. Batch size and chunk size alone change no bit on a CPU (below 64 rows a step).
+Why it can: attention sums over a sequence's KV cells in the order in which they lie. When cells
+are freed they are filled next, so a running sequence's later ids may lie before its earlier ones;
+the sums then differ in their last bits, which a 4-bit model with 8-bit activations amplifies. A
+finished job under a cache scope frees nothing until the memory is full; without one it frees its
+cells at once (`--unscoped`: the worst case). Batch size and chunk size alone change no bit on a
+CPU (below 64 rows a step).
 
 `python -m bench.batch_invariance MODEL --count 200 --tokens 16`. Every generation is also scored.
 """
@@ -72,7 +74,7 @@ async def run(options: argparse.Namespace) -> None:
     """Count, and print what was found."""
     engine = await EngineHost.start(options.model, DIGEST, EngineConfig(), lambda event: None)
     jobs = [
-        job(f"b{n}", ids, options.tokens, scope=f"account-{n}")
+        job(f"b{n}", ids, options.tokens, scope="" if options.unscoped else f"account-{n}")
         for n, ids in enumerate(prompts(options.model, options.count, options.first))
     ]
     alone = [await ids_of(engine, msgspec.structs.replace(one, cache_scope="")) for one in jobs]
@@ -105,6 +107,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--scored", type=int, default=40)
+    parser.add_argument("--unscoped", action="store_true")
     asyncio.run(run(parser.parse_args()))
 
 

@@ -62,6 +62,7 @@ class Limits:
     slots: int
     context: int
     kv_tokens: int
+    parked_tokens: int
     n_vocab: int
     step_budget_ms: float
     eog: frozenset[int]
@@ -91,6 +92,7 @@ class Loop:
         self._memory = KvMemory(
             decoder,
             kv_tokens=limits.kv_tokens,
+            parked_tokens=limits.parked_tokens,
             sequences=limits.sequences,
             can_rewind=limits.can_rewind,
         )

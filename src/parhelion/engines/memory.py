@@ -31,10 +31,22 @@ class Cells(Protocol):
 
 
 class KvMemory:
-    """Seats work in sequences, within `kv_tokens` ids over all of them."""
+    """Seats work in sequences, within `kv_tokens` ids over all of them.
 
-    def __init__(self, cells: Cells, *, kv_tokens: int, sequences: int, can_rewind: bool) -> None:
+    At most `parked_tokens` are kept for reuse, and the latest sequence however long it is.
+    """
+
+    def __init__(
+        self,
+        cells: Cells,
+        *,
+        kv_tokens: int,
+        parked_tokens: int,
+        sequences: int,
+        can_rewind: bool,
+    ) -> None:
         self._cells = cells
+        self._parked_limit = parked_tokens
         self._kv_tokens = kv_tokens
         self._can_rewind = can_rewind
         self._free = list(range(sequences - 1, -1, -1))
@@ -67,6 +79,8 @@ class KvMemory:
         if work.scope and self._can_rewind and work.fed >= SHORTEST_REUSE:
             held = Held(work.seq, work.scope, work.held().copy(), parked=True)
             self._parked[work.seq] = held
+            while len(self._parked) > 1 and self.parked_tokens() > self._parked_limit:
+                self._forget(self._parked.popitem(last=False)[0])
             return
         self._forget(work.seq)
 

@@ -40,7 +40,7 @@ def dumps(tree: dict[str, Any]) -> bytes:
 
 def _plain(value: Any) -> Any:
     """The value with every number in the form that it must have."""
-    kind = type(value)
+    kind: type[Any] = type(value)
     if kind is str or value is None or kind is bool:
         return value
     if kind is int:

@@ -33,6 +33,7 @@ class Bench:
             slots=slots,
             context=min(1000, kv_tokens),
             kv_tokens=kv_tokens,
+            parked_tokens=500,
             n_vocab=fake.VOCABULARY,
             step_budget_ms=80.0,
             eog=frozenset({0}),
@@ -212,6 +213,15 @@ def test_a_second_prompt_reuses_what_it_shares_inside_one_scope_only() -> None:
     bench.run(job("c", [*shared, 22], 4, "yours"))
     assert bench.steps("c")[-1].cached == 0
     assert bench.ids("b") == truth([*shared, 21], 4)
+
+
+def test_only_so_many_prefixes_are_kept_and_the_latest_always() -> None:
+    bench = Bench()
+    for n in range(5):
+        bench.run(job(f"j{n}", [1 + (n + i) % 11 for i in range(200)], 2, "mine"))
+    assert sum(map(len, bench.decoder.content.values())) <= 500
+    bench.run(job("long", [1 + i % 13 for i in range(700)], 2, "mine"))
+    assert [len(ids) for ids in bench.decoder.content.values()] == [701]
 
 
 def test_a_recurrent_model_reuses_nothing() -> None:

@@ -70,7 +70,8 @@ async def test_a_killed_child_is_an_event_with_its_last_words(tmp_path: Path) ->
 
 
 async def test_a_child_that_claims_a_giant_frame_is_ended(tmp_path: Path) -> None:
-    code = "import sys, time; sys.stdout.buffer.write(b'\\xff' * 4); sys.stdout.flush(); time.sleep(60)"
+    claim = "sys.stdout.buffer.write(b'\\xff' * 4); sys.stdout.flush()"
+    code = f"import sys, time; {claim}; time.sleep(60)"
     _child, heard = await start(tmp_path, code)
     assert (await asyncio.wait_for(heard.gone, 20)).returncode == -signal.SIGKILL
 
