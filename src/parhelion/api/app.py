@@ -26,11 +26,15 @@ class Api(Litestar):
     """Litestar routes and handles; what every request passes is the Door, outside of it."""
 
     door: Door
+    straight: dict[str, Exchange]
+    """What answers a POST at these paths. Litestar knows the routes too, for 404, 405 and the
+    schema, but its way to a handler costs as much CPU as all that the handler does itself."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One HTTP request, one WebSocket, or the lifespan."""
         if scope["type"] == "http":
-            await self.door.http(super().__call__, scope, receive, send)
+            exchange = self.straight.get(scope["path"]) if scope["method"] == "POST" else None
+            await self.door.http(exchange or super().__call__, scope, receive, send)
         elif scope["type"] == "websocket" and scope["path"] != node_socket.PATH:
             missing = Problem(ProblemCode.NOT_FOUND, "There is no WebSocket at this path.")
             await node_socket.refuse(send, missing)
@@ -41,8 +45,9 @@ class Api(Litestar):
 def build_app(**joined: Any) -> Api:
     """The API over these rooms; the names are the fields of `api.rooms.Rooms`."""
     rooms = Rooms(**joined)
+    exchanges = [_exchange(rooms, dialect) for dialect in (Chat(), Completions(), Inference())]
     routes: list[Any] = [
-        *(_dialect(rooms, dialect) for dialect in (Chat(), Completions(), Inference())),
+        *map(_route, exchanges),
         *models.handlers(rooms),
         *credits.handlers(rooms),
         *status.handlers(rooms),
@@ -60,6 +65,7 @@ def build_app(**joined: Any) -> Api:
         # Bodies are read and bounded in wire.read_body.
         request_max_body_size=None,
     )
+    app.straight = {exchange.dialect.path: exchange for exchange in exchanges}
     app.door = Door(
         Guard(rooms.config.api, rooms.config.web.host),
         Limits(rooms.config.limits, rooms.clock),
@@ -70,10 +76,12 @@ def build_app(**joined: Any) -> Api:
     return app
 
 
-def _dialect(rooms: Rooms, dialect: Dialect) -> HTTPRouteHandler:
-    exchange = Exchange(dialect, rooms.coordinator, rooms.config.api, rooms.clock)
+def _exchange(rooms: Rooms, dialect: Dialect) -> Exchange:
+    return Exchange(dialect, rooms.coordinator, rooms.config.api, rooms.clock)
 
-    @post(dialect.path, name=dialect.name, status_code=200)
+
+def _route(exchange: Exchange) -> HTTPRouteHandler:
+    @post(exchange.dialect.path, name=exchange.dialect.name, status_code=200)
     async def create() -> ASGIApp:
         return exchange
 

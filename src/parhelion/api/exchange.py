@@ -50,7 +50,7 @@ class Exchange:
     def __init__(
         self, dialect: Dialect, coordinator: Coordinator, config: ApiConfig, clock: Clock
     ) -> None:
-        self._dialect = dialect
+        self.dialect = dialect
         self._coordinator = coordinator
         self._config = config
         self._clock = clock
@@ -73,12 +73,12 @@ class Exchange:
             await errors.reply(problem).write(visit.send, visit.headers)
 
     def _read(self, body: bytes, visit: Visit) -> Asked:
-        asked = self._dialect.read(body, visit.request)
+        asked = self.dialect.read(body, visit.request)
         changed: dict[str, object] = {"deadline_s": self._config.request_deadline_s}
         key = visit.fields.get(b"idempotency-key")
         if key is not None:
             changed["idempotency_key"] = _idempotency_key(key)
-            changed["body_hash"] = body_hash(self._dialect.path, body)
+            changed["body_hash"] = body_hash(self.dialect.path, body)
         ask: Ask = msgspec.structs.replace(asked.ask, **changed)
         return Asked(ask, asked.stream, asked.include_usage)
 
@@ -93,9 +93,9 @@ class Exchange:
             raise
         if last.usage is None:
             raise RuntimeError("the answer ended without usage")
-        origin = _origin(asked, visit, answer, self._dialect)
+        origin = _origin(asked, visit, answer, self.dialect)
         finish = last.finish_reason or "stop"
-        body = self._dialect.whole(origin, last.text, finish, last.usage)
+        body = self.dialect.whole(origin, last.text, finish, last.usage)
         return Reply(200, body, [NO_STORE])
 
     async def _stream(self, asked: Asked, visit: Visit, receive: Receive) -> None:
@@ -104,7 +104,7 @@ class Exchange:
         try:
             async with Watch(receive, stream.tick_s, stream.tick) as watch:
                 answer = await self._coordinator.serve(asked.ask, _credentials(visit))
-                pen = self._dialect.pen(_origin(asked, visit, answer, self._dialect))
+                pen = self.dialect.pen(_origin(asked, visit, answer, self.dialect))
                 await stream.relay(answer, pen, watch)
         except (ClientLeft, asyncio.CancelledError) as error:
             await leave(answer, error)

@@ -46,7 +46,7 @@ KV_MEMORY_SHARE = 0.25
 
 PARKED_TOKENS_CPU = 2048
 """Kept prefixes are masked cells that every row must look at: 2,048 make a step of 8 streams 7 %
-longer on a CPU (53 -> 57 ms), 16,384 would make it half as long again. On a GPU they cost little."""
+longer on a CPU (53 -> 57 ms), 16,384 would add half of it. On a GPU they cost little."""
 
 CALIBRATION_IDS = 16
 """Enough rows to tell the cost of one more."""

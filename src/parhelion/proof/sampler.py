@@ -126,7 +126,7 @@ def _largest(row: Row, count: int) -> tuple[Row, NDArray[np.int64]]:
     cut = len(maxima) - count
     threshold = np.partition(maxima, cut)[cut]
     ids = np.flatnonzero(row >= threshold)
-    order = np.argsort(-row[ids], kind="quicksort")[:count]  # ids ascend, so equals keep that order
+    order = np.argsort(-row[ids], kind="stable")[:count]  # ids ascend, so equals keep that order
     return row, ids[order]
 
 

@@ -135,13 +135,18 @@ class Writer:
     def _try_group(self, jobs: list[Job]) -> list[Outcome]:
         execute = self._connection.execute
         execute(sql.BEGIN)
-        outcomes: list[Outcome] = []
-        kept: list[Sequence[Statement]] = []
-        for unit, future in jobs:
-            result = self._try_unit(unit)
-            outcomes.append((future, result))
-            if isinstance(result, list):
-                kept.append(unit)
+        # A savepoint a unit is two statements more and copies of pages, and hardly ever is one
+        # of any use: only a group in which a unit is refused runs a second time, with them.
+        outcomes: list[Outcome] = [(future, self._run_unit(unit)) for unit, future in jobs]
+        if any(isinstance(result, BaseException) for _, result in outcomes):
+            execute(sql.ROLLBACK)
+            execute(sql.BEGIN)
+            outcomes = [(future, self._try_unit(unit)) for unit, future in jobs]
+        kept = [
+            job.unit
+            for job, (_, result) in zip(jobs, outcomes, strict=True)
+            if isinstance(result, list)
+        ]
         if not kept:
             execute(sql.ROLLBACK)
             return outcomes
@@ -152,9 +157,18 @@ class Writer:
         return outcomes
 
     def _try_unit(self, unit: Sequence[Statement]) -> Rows | Exception:
-        """The rows of each statement, or what refused the unit; raises what fails the group."""
+        """`_run_unit` that leaves nothing of a refused unit behind."""
         execute = self._connection.execute
         execute(sql.UNIT)
+        result = self._run_unit(unit)
+        if isinstance(result, Exception):
+            execute(sql.DROP_UNIT)
+        execute(sql.KEEP_UNIT)
+        return result
+
+    def _run_unit(self, unit: Sequence[Statement]) -> Rows | Exception:
+        """The rows of each statement, or what refused the unit; raises what fails the group."""
+        execute = self._connection.execute
         results: Rows = []
         name = ""
         try:
@@ -171,10 +185,7 @@ class Writer:
         except (sqlite3.Error, sqlite3.Warning, Refused, OverflowError, TypeError) as error:
             if _concerns_the_file(error):
                 raise
-            execute(sql.DROP_UNIT)
-            execute(sql.KEEP_UNIT)
             return _refusal(name, error)
-        execute(sql.KEEP_UNIT)
         return results
 
     def _roll_back(self) -> None:

@@ -155,6 +155,13 @@ def start_run(data: Path, need: int, *more: str, env: Mapping[str, str] | None =
     return start(arguments, data / "test.log", env=env)
 
 
+def start_pool(data: Path, *more: str, env: Mapping[str, str] | None = None) -> Running:
+    """A paid coordinator without a node of its own (`parhelion.testing.pool`) on free ports."""
+    data.mkdir(parents=True, exist_ok=True)
+    arguments = ["--data", str(data), *more]
+    return start(arguments, data / "test.log", module="parhelion.testing.pool", env=env)
+
+
 def start_join(data: Path, address: str, *more: str) -> Running:
     """`parhelion join -s address --json`: a real node with the packaged model."""
     data.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,124 @@
+"""What a running pool tells its operator: ids in its logs and numbers, and never a prompt."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from parhelion.testing.processes import Running, start_up
+
+SECRET = "Zanzibar quartermaster"
+"""The model does not say this by itself, and no part of it is a word of ours."""
+
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": SECRET}], "max_tokens": 8}
+
+REFUSED: tuple[dict[str, Any], ...] = (
+    {"messages": [{"role": SECRET, "content": SECRET}]},
+    {**CHAT, "logit_bias": {SECRET: 1}},
+    {**CHAT, "model": SECRET},
+    {**CHAT, SECRET: SECRET},
+    {"messages": [{"role": "user", "content": SECRET + "!" * 60_000}]},
+)
+
+
+@pytest.fixture(scope="module")
+def talkative(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Running]:
+    """The whole of `up`, real engine included, that logs all it ever would."""
+    data = tmp_path_factory.mktemp("talkative") / "data"
+    pool = start_up(data, env={"PARHELION_LOG_LEVEL": "debug"})
+    yield pool
+    assert pool.stop() == 0
+
+
+def lines(pool: Running) -> list[dict[str, Any]]:
+    """Every line that any of the pool's processes logged so far: each is a JSON object."""
+    return [json.loads(line) for line in pool.log.read_text().splitlines()]
+
+
+def of_request(pool: Running, request: str) -> list[dict[str, Any]]:
+    return [line for line in lines(pool) if line.get("request") == request]
+
+
+def test_a_request_is_one_line_with_its_request_account_node_and_hold(talkative: Running) -> None:
+    status, headers, answer = talkative.call("POST", "/v1/chat/completions", CHAT)
+    assert status == 200, answer
+    (line,) = of_request(talkative, headers["x-request-id"])
+    _s, _h, balance = talkative.call("GET", "/v1/credits/balance")
+    assert line["account"] == balance["account"]
+    assert line["node"] == talkative.ready["node"]
+    assert line["hold"] == answer["usage"]["hold"]
+    assert line["cost_micro"] == int(answer["usage"]["cost"])
+    assert {"at", "level", "room", "event"} <= line.keys()
+
+
+def test_no_prompt_and_no_answer_is_in_any_log_nor_in_any_file(talkative: Running) -> None:
+    answers = [talkative.call("POST", "/v1/chat/completions", CHAT)[2]]
+    texts = [answer["choices"][0]["message"]["content"] for answer in answers]
+    for path in ("/v1/completions", "/v1/inference"):
+        body = {"prompt": SECRET, "max_tokens": 8, "stop": [f"{SECRET}!"]}
+        status, _headers, answer = talkative.call("POST", path, body)
+        assert status == 200, answer
+        texts.append(answer["choices"][0]["text"])
+    for body in REFUSED:
+        status, _headers, answer = talkative.call("POST", "/v1/chat/completions", body)
+        assert status in {400, 404}, answer
+    broken_by_the_engine(talkative)
+    logged = talkative.log.read_text()
+    for secret in (SECRET, *(text.strip() for text in texts if len(text.strip()) > 10)):
+        assert secret not in logged
+        assert json.dumps(secret)[1:-1] not in logged
+    stored = talkative.log.parent
+    files = [path for path in stored.rglob("*") if path.is_file()]
+    assert any(path.name.startswith("parhelion.db") for path in files)
+    for path in files:
+        assert SECRET.encode() not in path.read_bytes(), path.name
+
+
+def broken_by_the_engine(pool: Running) -> None:
+    """A prompt whose engine is killed: failures are where most is logged."""
+    body = {**CHAT, "max_tokens": 300, "logit_bias": {"2": -100, "0": -100}}
+    killed = False
+    for event in pool.stream("/v1/chat/completions", body):
+        if "error" in event:
+            break
+        if not killed and event["choices"] and event["choices"][0]["delta"].get("content"):
+            killed = True
+            for child in psutil.Process(pool.process.pid).children(recursive=True):
+                if "parhelion.engines.host" in child.cmdline():
+                    child.kill()
+    else:
+        pytest.fail("the stream of a killed engine ended quietly")
+    deadline_s = time.monotonic() + 60
+    while pool.call("GET", "/health")[0] != 200:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def test_metrics_have_the_names_of_opentelemetry_and_ours(talkative: Running) -> None:
+    assert talkative.call("POST", "/v1/chat/completions", CHAT)[0] == 200
+    status, headers, body = talkative.call("GET", "/metrics")
+    assert status == 200 and headers["content-type"].startswith("text/plain")
+    samples = {}
+    for line in body.decode().splitlines():
+        if not line.startswith("#"):
+            name, _, value = line.rpartition(" ")
+            samples[name] = float(value)
+    labels = (
+        'gen_ai_operation_name="chat",gen_ai_response_model="HuggingFaceTB/SmolLM2-135M-Instruct"'
+    )
+    for name in ("request_duration", "time_to_first_token", "time_per_output_token"):
+        assert samples[f"gen_ai_server_{name}_seconds_count{{{labels}}}"] >= 1
+    for kind in ("input", "output"):
+        usage = f'gen_ai_client_token_usage_sum{{{labels},gen_ai_token_type="{kind}"}}'
+        assert samples[usage] >= 8
+    assert samples['parhelion_requests_total{outcome="finished"}'] >= 1
+    assert samples['parhelion_charged_micro_total{asset="PRLX.local"}'] > 0
+    assert samples['parhelion_nodes{state="ready"}'] == 1
+    assert samples["parhelion_holds_open"] == 0
+    assert SECRET not in body.decode()
