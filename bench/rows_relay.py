@@ -16,7 +16,7 @@ import psutil
 from bench.load import Load, cpu_s, drive, resident_mb
 from bench.rows import Row, median, spread
 from bench.signing import signing_s
-from parhelion.testing.processes import Running, start, start_echo
+from parhelion.testing.processes import Running, start, start_echo, start_pool
 
 PROMPT_BYTES = 1000
 CONCURRENT = 32
@@ -25,6 +25,16 @@ ASK: dict[str, Any] = {
     "messages": [{"role": "user", "content": ("lorem ipsum dolor sit amet " * 40)[:PROMPT_BYTES]}],
     "temperature": 0,
 }
+
+
+ROOMY = {
+    "PARHELION_MONEY_FIRST_GRANT_MICRO": str(10**14),
+    # One address and one key carry the whole load here.
+    "PARHELION_LIMITS_REQUESTS_PER_MINUTE_KEY": str(10**7),
+    "PARHELION_LIMITS_REQUESTS_PER_MINUTE_ADDRESS": str(10**7),
+    "PARHELION_LIMITS_BURST": str(10**6),
+}
+"""What a bench sets that a user does not."""
 
 
 @contextmanager
@@ -42,7 +52,7 @@ def baseline(folder: Path, tokens_per_s: float) -> Iterator[Running]:
 def pool(folder: Path, tokens_per_s: float) -> Iterator[Running]:
     """A coordinator with one echo node of that pace."""
     with ExitStack() as stack:
-        coordinator = start([str(folder / "pool")], folder / "pool.log", module="bench.pool")
+        coordinator = start_pool(folder / "pool", env=ROOMY)
         stack.callback(coordinator.stop)
         where = coordinator.api.removeprefix("http://")
         node = start_echo(folder / "echo", where, tokens_per_s=tokens_per_s, slots=SLOTS)
@@ -211,7 +221,7 @@ def _dead_node(folder: Path) -> list[Row]:
     folder.mkdir()
     rows: list[Row] = []
     with ExitStack() as stack:
-        coordinator = start([str(folder / "pool")], folder / "pool.log", module="bench.pool")
+        coordinator = start_pool(folder / "pool", env=ROOMY)
         stack.callback(coordinator.stop)
         where = coordinator.api.removeprefix("http://")
         for name, deadline_s in (("closed socket", 0.1), ("silent", 6.0)):

@@ -44,7 +44,8 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         await send({"type": "http.response.body", "body": json.dumps(ANSWER).encode()})
         return
     loop = asyncio.get_running_loop()
-    next_s = loop.time()
+    # All streams step at the same moments, as those of an echo node do.
+    next_s = loop.time() - (loop.time() % PACE_S if PACE_S else 0.0)
     for _ in range(ask["max_tokens"]):
         next_s += PACE_S
         await asyncio.sleep(max(0.0, next_s - loop.time()))

@@ -15,6 +15,15 @@ ENV_PREFIX = "PARHELION_"
 """`PARHELION_API_PORT=3101` sets `port` of `[api]`; the environment wins over the file."""
 
 
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+"""Hosts that only this machine reaches."""
+
+
+def pool_asset(asset_class: AssetClass) -> str:
+    """The asset that keys of a pool spend unless they name another: credits of its class."""
+    return "PRLX" if asset_class is AssetClass.MAIN else f"PRLX.{asset_class}"
+
+
 class ApiConfig(ClosedRecord, frozen=True, kw_only=True):
     """The API port and what a stranger may send to it."""
 
@@ -107,19 +116,37 @@ def load(
 
     A None in `overrides` means "not said". Problem CONFIG_INVALID names the key that is wrong.
     """
-    tree: dict[str, Any] = _read_toml(file) if file is not None else {}
-    for section, values in _from_environ(environ).items():
+    tree: dict[str, Any] = {}
+    if file is not None:
+        tree = _read_toml(file)
+        # Each source by itself first, so that an error says where the wrong value stands.
+        _checked(tree, f"{file}: ")
+    for name, section, values in _from_environ(environ):
         _merge(tree, section, values)
+        _checked(tree, f"{name}: ")
     for section, values in overrides.items():
         _merge(tree, section, {k: v for k, v in values.items() if v is not None})
-    try:
-        config = msgspec.convert(tree, Config, strict=False)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error)) from error
+    config = _checked(tree, "")
     shares = config.money
     if shares.operators_percent + shares.treasury_percent + shares.infrastructure_percent != 100:
         raise _invalid("the three shares of [money] must add up to 100")
     return config
+
+
+def _checked(tree: dict[str, Any], where: str) -> Config:
+    try:
+        return msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise _invalid(where + _in_words(str(error))) from error
+
+
+def _in_words(text: str) -> str:
+    """msgspec's sentence without its notation: "api.port: expected int, got str"."""
+    what, _, path = text.partition(" - at `$")
+    what = what.replace("`", "").replace("Expected", "expected", 1)
+    what = what.replace("Object contains unknown field", "there is no setting")
+    place = path.rstrip("`").removeprefix(".")
+    return f"{place}: {what}" if place else what
 
 
 def _merge(tree: dict[str, Any], section: str, values: Mapping[str, Any]) -> None:
@@ -133,23 +160,26 @@ def _read_toml(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _invalid(f"{file.name} cannot be read: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise _invalid(f"{file} cannot be read: {why}") from error
 
 
-def _from_environ(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def _from_environ(environ: Mapping[str, str]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Name of the variable, section, and the one value that it sets there."""
     sections = {field.name: field.type for field in msgspec.structs.fields(Config)}
-    found: dict[str, dict[str, Any]] = {}
+    found: list[tuple[str, str, dict[str, Any]]] = []
     for name, value in environ.items():
         if not name.startswith(ENV_PREFIX):
             continue
         words = name.removeprefix(ENV_PREFIX).lower()
         section, _, key = words.partition("_")
         if words == "data":
-            found.setdefault("", {})["data"] = value
+            found.append((name, "", {"data": value}))
         elif section in sections and section != "data" and key:
             # Lists are given with commas, so that no JSON has to be quoted in a shell.
             is_list = key in {"allowed", "allowed_hosts", "cors_origins"}
-            found.setdefault(section, {})[key] = value.split(",") if is_list else value
+            given = value.split(",") if is_list else value
+            found.append((name, section, {key: given}))
         else:
             raise _invalid(f"{name} names no setting")
     return found

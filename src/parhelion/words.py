@@ -6,7 +6,6 @@ Token ids are plain ints of the model's own vocabulary. Times are Unix milliseco
 
 from __future__ import annotations
 
-import base64
 from enum import StrEnum
 from typing import Literal, Protocol
 
@@ -20,6 +19,14 @@ TOKENS_PER_RATE = 1_000_000
 
 ID_ENTROPY_BYTES = 10
 """80 random bits beside 48 bits of time: no collision at any rate we can reach."""
+
+
+TIME_CHARS = 10
+"""Of an id's 26 characters, those that hold its 48 bits of time."""
+
+
+_BASE32HEX = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS = tuple(first + second for first in _BASE32HEX for second in _BASE32HEX)
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +58,17 @@ def mint(prefix: str, now_ms: int, entropy: bytes) -> str:
     if len(entropy) != ID_ENTROPY_BYTES:
         raise ValueError(f"entropy is {len(entropy)} bytes, not {ID_ENTROPY_BYTES}")
     raw = (now_ms & (2**48 - 1)).to_bytes(6, "big") + entropy
-    # base32hex keeps the order of the bytes; the 128 bits take 26 characters unpadded.
-    return f"{prefix}_{base64.b32hexencode(raw).decode().rstrip('=').lower()}"
+    # base32hex keeps the order of the bytes; the 128 bits and two zeros take 26 characters. Two
+    # at a time out of a table: the standard library's own takes four times as long.
+    bits = int.from_bytes(raw, "big") << 2
+    return f"{prefix}_{''.join([_PAIRS[bits >> at & 1023] for at in range(120, -1, -10)])}"
+
+
+def minted_ms(id: str) -> int:
+    """When an id was minted, as it says itself: a time that every copy of the id agrees on."""
+    letters = id.split("_", 1)[1][:TIME_CHARS].upper()
+    # 10 characters are 50 bits: the 48 of the time and two of the entropy.
+    return int(letters, 32) >> 2
 
 
 def kin(prefix: str, other: str) -> str:
@@ -361,14 +377,22 @@ class Evidence(ClosedRecord, frozen=True, kw_only=True):
 
 
 class ServedModel(Record, frozen=True, kw_only=True):
-    """A model a node offers: the artefact's digest and the context the node can hold."""
+    """A model a node offers: the artefact's digest, the context the node can hold, and its share.
+
+    `slots` and `kv_tokens` are this model's engine's own; 0 means all that the card names.
+    """
 
     digest: str
     context: int
+    slots: int = 0
+    kv_tokens: int = 0
 
 
 class NodeCard(Record, frozen=True, kw_only=True):
-    """What a node says of itself when it registers: shown, never used to pay or rank."""
+    """What a node says of itself when it registers: shown, never used to pay or rank.
+
+    `slots` and `kv_tokens` are the totals over its models.
+    """
 
     peer: str
     name: str

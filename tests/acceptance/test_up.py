@@ -108,6 +108,28 @@ def test_the_receipt_verifies_offline_and_any_change_is_refused(
     assert "text" in refused.stdout + refused.stderr
 
 
+def test_what_receipt_show_prints_is_what_receipt_verify_takes(
+    pool: Running, tmp_path: Path
+) -> None:
+    ask = {**CHAT, "messages": [{"role": "user", "content": "Say „Grüße“ and 🥊 to me."}]}
+    _status, _headers, answer = pool.call("POST", "/v1/chat/completions", ask)
+    files = {name: tmp_path / f"{name}.json" for name in ("receipt", "evidence")}
+    for name, more in (("receipt", ()), ("evidence", ("--evidence",))):
+        shown = subprocess.run(
+            [
+                *(sys.executable, "-m", "parhelion", "receipt", "show", answer["usage"]["receipt"]),
+                *("--api", pool.api, "--key", pool.key, *more),
+            ],
+            capture_output=True,
+            timeout=60,
+        )
+        assert shown.returncode == 0, shown.stderr
+        files[name].write_bytes(shown.stdout)
+    checked = verify(str(files["receipt"]), "--evidence", str(files["evidence"]))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "failed" not in checked.stdout
+
+
 def test_only_the_owner_sees_a_receipt(pool: Running) -> None:
     _status, _headers, answer = pool.call("POST", "/v1/chat/completions", CHAT)
     path = f"/v1/receipts/{answer['usage']['receipt']}"
@@ -133,7 +155,9 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another(pool: Runnin
 def test_ctrl_c_drains_and_a_second_start_is_quick_with_the_same_key(tmp_path: Path) -> None:
     first = start_up(tmp_path / "data")
     key = first.key
+    began_s = time.monotonic()
     assert first.stop(signal.SIGINT) == 0
+    assert time.monotonic() - began_s < 4, "an idle pool ends in half a second; a busy machine"
     began_s = time.monotonic()
     second = start_up(tmp_path / "data")
     took_s = time.monotonic() - began_s

@@ -148,6 +148,41 @@ def test_every_name_on_one_prompts_way_exists() -> None:
             found = getattr(found, part)
 
 
+def definitions() -> dict[str, list[str]]:
+    """Where each class and function of a module's top level is written."""
+    found: dict[str, list[str]] = {}
+    for file in sorted(HOUSE.rglob("*.py")):
+        for node in ast.parse(file.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                found.setdefault(node.name, []).append(file.relative_to(HOUSE).as_posix())
+    return found
+
+
+def test_no_room_and_no_class_is_called_what_says_nothing() -> None:
+    empty = {"core", "common", "utils", "util", "helpers", "helper", "manager", "base", "misc"}
+    modules = {file.stem for file in HOUSE.rglob("*.py")} | built()
+    classes = {
+        name
+        for name, files in definitions().items()
+        if any(word.lower() in empty for word in re.findall("[A-Z][a-z]+", name))
+    }
+    assert not modules & empty
+    assert not classes
+
+
+def test_what_the_whole_house_agrees_on_is_written_once() -> None:
+    for name in ("pool_asset", "SystemClock"):
+        assert len(definitions()[name]) == 1, definitions()[name]
+    loopbacks = []
+    for file in HOUSE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Set | ast.Tuple | ast.List):
+                words = {item.value for item in node.elts if isinstance(item, ast.Constant)}
+                if "127.0.0.1" in words and {"localhost", "::1", "[::1]"} & words:
+                    loopbacks.append(file.relative_to(HOUSE).as_posix())
+    assert loopbacks == ["config.py"]
+
+
 def test_no_function_and_no_module_is_too_long() -> None:
     for file in HOUSE.rglob("*.py"):
         text = file.read_text("utf-8")

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import msgspec
-from litestar import Request, delete, get, post
+from litestar import Request, delete, get, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Scope
 from msgspec import Meta
 
 from parhelion.api.bodies import Closed
-from parhelion.api.models import model_body
+from parhelion.api.models import RATES, Served, model_body, not_a_method
 from parhelion.api.parse import decode, invalid
+from parhelion.api.plain import form
 from parhelion.api.rooms import Rooms, path_field, query_of, require_admin
 from parhelion.api.shapes import (
     BackupBody,
@@ -25,8 +26,10 @@ from parhelion.api.shapes import (
     NodeDecision,
 )
 from parhelion.api.wire import json_reply, read_body
+from parhelion.config import pool_asset
 from parhelion.identity import KeyView, public_of
-from parhelion.models import Catalogue
+from parhelion.ledger import class_of
+from parhelion.models import ID_FORM, Catalogue
 from parhelion.words import ID_ENTROPY_BYTES, AssetClass, Problem, ProblemCode, mint
 
 T = TypeVar("T")
@@ -40,23 +43,38 @@ ADMIN_BODY_LIMIT_BYTES = 64 * 1024
 DIGITS_LIMIT = 15
 """A thousand million whole tokens: the ledger's own largest amount."""
 
-Micro = Annotated[str, Meta(pattern="^(0|[1-9][0-9]{0,14})$", description="Base units.")]
-Name = Annotated[
+Micro = Annotated[
     str,
-    Meta(
-        min_length=1,
-        max_length=64,
-        # Letters of most people and no control characters: names are shown in terminals.
-        pattern="^[ -~¡-¬®-ſЀ-ӿぁ-ゖァ-ヺ一-鿕가-힣]+$",
+    form(
+        "^(0|[1-9][0-9]{0,14})$",
+        'base units in digits, such as "1000000"',
+        description="Base units.",
     ),
 ]
-Asset = Annotated[str, Meta(pattern="^[A-Z][A-Z0-9]{1,11}(\\.local|\\.test)?$")]
+Name = Annotated[
+    str,
+    form(
+        # Letters of most people and no control characters: names are shown in terminals.
+        "^[ -~¡-¬®-ſЀ-ӿぁ-ゖァ-ヺ一-鿕가-힣]+$",
+        "letters, digits, spaces and signs, no control characters",
+        min_length=1,
+        max_length=64,
+    ),
+]
+Asset = Annotated[
+    str, form("^[A-Z][A-Z0-9]{1,11}(\\.local|\\.test)?$", "an asset such as PRLX.local or USDC")
+]
+ModelId = Annotated[
+    str,
+    form(f"^{ID_FORM.pattern}$", "OWNER/NAME of letters, digits and . _ : -", max_length=128),
+]
 FilePath = Annotated[
     str,
-    Meta(
+    form(
+        r"^(/|[A-Za-z]:[\\/])[^\x00]*$",
+        "an absolute path",
         min_length=1,
         max_length=4096,
-        pattern=r"^(/|[A-Za-z]:[\\/])[^\x00]*$",
         description="An absolute path on the coordinator's machine.",
     ),
 ]
@@ -84,7 +102,7 @@ class NewRate(Closed, frozen=True, kw_only=True):
 class NewModel(Closed, frozen=True, kw_only=True):
     """A model file on the coordinator's machine; without rates it costs what the first one does."""
 
-    id: Annotated[str, Meta(min_length=1, max_length=256)]
+    id: ModelId
     path: FilePath
     rates: Annotated[list[NewRate], Meta(max_length=8)] | None = None
 
@@ -144,7 +162,17 @@ def _pool_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
     @post("/v1/models", name="models.add", status_code=201)
     async def add_model(request: Request[Any, Any, Any]) -> ASGIApp:
         body = await _body(request, rooms, NewModel)
-        return json_reply(await add(body, rooms.catalogue), 201)
+        return json_reply(await add(body, rooms), 201)
+
+    @put("/v1/models/{id:path}", name="models.rates", status_code=200)
+    async def set_rate(request: Request[Any, Any, Any]) -> ASGIApp:
+        path = path_field(request.scope, "id").strip("/")
+        if not path.endswith(RATES):
+            raise not_a_method()
+        body = await _body(request, rooms, NewRate)
+        card = rooms.catalogue.resolve(path.removesuffix(RATES)).card
+        await _set_rates(card.id, [body], rooms)
+        return json_reply(model_body(card, rooms.catalogue, Served(rooms.coordinator)))
 
     @post("/v1/invites", name="invites.create", status_code=201)
     async def invite(request: Request[Any, Any, Any]) -> ASGIApp:
@@ -179,7 +207,7 @@ def _pool_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
             raise _no_path(f"It cannot be written: {error.strerror}.") from error
         return json_reply(BackupBody(path=str(target), bytes=target.stat().st_size), 201)
 
-    return [add_model, invite, revoke_node, allow_node, backup]
+    return [add_model, set_rate, invite, revoke_node, allow_node, backup]
 
 
 def _peer(scope: Scope) -> str:
@@ -206,6 +234,7 @@ async def create_key(body: NewKey, rooms: Rooms) -> NewKeyBody:
             param="grant",
             hint="start a data folder of the class local to try things out",
         )
+    _check_class(asset, rooms)
     if body.expires_at_ms is not None and body.expires_at_ms <= rooms.clock.now_ms():
         raise Problem(
             ProblemCode.CONFLICT,
@@ -228,25 +257,41 @@ async def create_key(body: NewKey, rooms: Rooms) -> NewKeyBody:
     return NewKeyBody(**_shown(view), secret=secret)
 
 
-def pool_asset(asset_class: AssetClass) -> str:
-    """The asset that keys of this pool spend unless they name another."""
-    return "PRLX" if asset_class is AssetClass.MAIN else f"PRLX.{asset_class}"
-
-
-async def add(body: NewModel, catalogue: Catalogue) -> object:
+async def add(body: NewModel, rooms: Rooms) -> object:
     """Put a model into the catalogue, and set the rates that were named."""
-    path = Path(body.path)
+    path, catalogue, rates = Path(body.path), rooms.catalogue, body.rates or []
     if not _is(path.is_file):
         raise _no_path("There is no file at that path.")
-    named = {r.asset: (int(r.prompt), int(r.completion)) for r in body.rates or ()}
-    model = await catalogue.add(body.id, path, rates=named or _first_prices(catalogue))
-    for rate in catalogue.rates(model.card.id):
-        wanted = named.get(rate.asset)
-        if wanted is not None and wanted != (rate.prompt_micro, rate.completion_micro):
-            await catalogue.set_rate(
-                model.card.id, rate.asset, prompt_micro=wanted[0], completion_micro=wanted[1]
+    for rate in rates:
+        _check_class(rate.asset, rooms)
+    first = {rate.asset: (int(rate.prompt), int(rate.completion)) for rate in rates}
+    model = await catalogue.add(body.id, path, rates=first or _first_prices(catalogue))
+    await _set_rates(model.card.id, rates, rooms)
+    return model_body(model.card, catalogue, Served(rooms.coordinator))
+
+
+async def _set_rates(id: str, wanted: Sequence[NewRate], rooms: Rooms) -> None:
+    """New versions of the rates that change; saying the same again changes nothing."""
+    now = {r.asset: (r.prompt_micro, r.completion_micro) for r in rooms.catalogue.rates(id)}
+    for rate in wanted:
+        _check_class(rate.asset, rooms)
+        price = int(rate.prompt), int(rate.completion)
+        if now.get(rate.asset) != price:
+            await rooms.catalogue.set_rate(
+                id, rate.asset, prompt_micro=price[0], completion_micro=price[1]
             )
-    return model_body(model.card, catalogue)
+
+
+def _check_class(asset: str, rooms: Rooms) -> None:
+    """Problem for an asset that this data folder can never hold: nobody could pay with it."""
+    here = rooms.config.money.asset_class
+    if class_of(asset) is not here:
+        raise Problem(
+            ProblemCode.CONFLICT,
+            f"{asset} is not money of the class {here}, which this data folder holds.",
+            hint=f"name an asset such as {pool_asset(here)}",
+            param="asset",
+        )
 
 
 def _first_prices(catalogue: Catalogue) -> dict[str, tuple[int, int]]:

@@ -13,12 +13,15 @@ from parhelion.api.chat import Chat
 from parhelion.api.completions import Completions
 from parhelion.api.dialect import Dialect
 from parhelion.api.door import Door
-from parhelion.api.errors import from_litestar
+from parhelion.api.errors import problem_of, reply
 from parhelion.api.exchange import Exchange
+from parhelion.api.front import Front
 from parhelion.api.guard import Guard
 from parhelion.api.inference import Inference
 from parhelion.api.limits import Limits
+from parhelion.api.operations import methods_at
 from parhelion.api.rooms import Rooms
+from parhelion.api.wire import LINGER_FACTOR, VISIT, without_body
 from parhelion.words import Problem, ProblemCode
 
 
@@ -26,6 +29,7 @@ class Api(Litestar):
     """Litestar routes and handles; what every request passes is the Door, outside of it."""
 
     door: Door
+    front: Front
     straight: dict[str, Exchange]
     """What answers a POST at these paths. Litestar knows the routes too, for 404, 405 and the
     schema, but its way to a handler costs as much CPU as all that the handler does itself."""
@@ -34,12 +38,23 @@ class Api(Litestar):
         """One HTTP request, one WebSocket, or the lifespan."""
         if scope["type"] == "http":
             exchange = self.straight.get(scope["path"]) if scope["method"] == "POST" else None
-            await self.door.http(exchange or super().__call__, scope, receive, send)
+            if exchange is None:
+                await self._routed(scope, receive, send)
+            else:
+                await self.door.http(exchange, scope, receive, send)
         elif scope["type"] == "websocket" and scope["path"] != node_socket.PATH:
             missing = Problem(ProblemCode.NOT_FOUND, "There is no WebSocket at this path.")
             await node_socket.refuse(send, missing)
         else:
             await super().__call__(scope, receive, send)
+
+    async def _routed(self, scope: Any, receive: Any, send: Any) -> None:
+        """What is not a prompt: Litestar's routes, and a page for browsers where it has none."""
+        if scope["method"] == "HEAD":
+            # A monitor's question: whatever GET would say, without the body.
+            scope, send = {**scope, "method": "GET"}, without_body(send)
+        app = self.front if self.front.wants(scope) else super().__call__
+        await self.door.http(app, scope, receive, send)
 
 
 def build_app(**joined: Any) -> Api:
@@ -58,7 +73,7 @@ def build_app(**joined: Any) -> Api:
     ]
     app = Api(
         route_handlers=routes,
-        exception_handlers={Exception: from_litestar},
+        exception_handlers={Exception: _from_litestar},
         # Ours is in document.py: made once, and exact about what is refused.
         openapi_config=None,
         logging_config=None,
@@ -66,12 +81,15 @@ def build_app(**joined: Any) -> Api:
         request_max_body_size=None,
     )
     app.straight = {exchange.dialect.path: exchange for exchange in exchanges}
+    web = rooms.config.web
+    app.front = Front(web.host, web.port)
     app.door = Door(
-        Guard(rooms.config.api, rooms.config.web.host),
+        Guard(rooms.config.api, web.host),
         Limits(rooms.config.limits, rooms.clock),
         rooms.keys,
         rooms.clock,
         rooms.entropy,
+        LINGER_FACTOR * rooms.config.api.max_body_bytes,
     )
     return app
 
@@ -86,3 +104,14 @@ def _route(exchange: Exchange) -> HTTPRouteHandler:
         return exchange
 
     return create
+
+
+def _from_litestar(asked: Any, error: Exception) -> Any:
+    """Litestar's exception hook: routing errors and problems leave in our one shape."""
+    visit = asked.scope.get(VISIT)
+    problem = problem_of(error, "" if visit is None else visit.request)
+    answer = reply(problem)
+    if problem.code is ProblemCode.METHOD_NOT_ALLOWED:
+        # Ours, because Litestar's leaves out methods of a path that has more than one handler.
+        answer.headers.append((b"allow", ", ".join(methods_at(asked.scope["path"])).encode()))
+    return answer.for_litestar()

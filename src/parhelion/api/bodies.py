@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from parhelion.api.plain import form
 from parhelion.words import SamplerParams
 
 MESSAGES_LIMIT = 4096
@@ -47,7 +48,7 @@ def _number(low: float, high: float, about: str) -> Meta:
 
 StopString = Annotated[str, Meta(min_length=1, max_length=STOP_LIMIT_CHARS)]
 Stop = StopString | Annotated[list[StopString], Meta(max_length=STOP_LIMIT)]
-TokenKey = Annotated[str, Meta(pattern="^(0|[1-9][0-9]{0,6})$")]
+TokenKey = Annotated[str, form("^(0|[1-9][0-9]{0,6})$", 'token ids in digits, such as "1734"')]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 LogitBias = Annotated[
     dict[TokenKey, Bias],

@@ -70,6 +70,8 @@ def _entry(entry: Entry) -> EntryBody:
         kind=entry.kind,
         asset=entry.asset,
         amount=str(entry.amount_micro),
+        available=str(entry.available_micro),
+        held=str(entry.held_micro),
         request=entry.request,
         memo=entry.memo,
     )

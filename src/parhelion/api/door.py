@@ -11,7 +11,7 @@ from parhelion.api import errors
 from parhelion.api.guard import Guard
 from parhelion.api.limits import Limits
 from parhelion.api.operations import methods_at
-from parhelion.api.wire import VISIT, Header, Reply, Visit
+from parhelion.api.wire import VISIT, Header, Reply, Visit, linger
 from parhelion.identity import Keys
 from parhelion.words import ID_ENTROPY_BYTES, Clock, Problem, ProblemCode, mint
 
@@ -25,10 +25,11 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 
 EXPOSED = (
     b"x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
-    b"x-ratelimit-reset-requests, payment-required, payment-response"
+    b"x-ratelimit-reset-requests, x-ratelimit-refill-requests, idempotent-replayed, "
+    b"payment-required, payment-response"
 )
 _PREFLIGHT: tuple[Header, ...] = (
-    (b"access-control-allow-methods", b"GET, POST, DELETE"),
+    (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
     (
         b"access-control-allow-headers",
         b"authorization, content-type, idempotency-key, x-client-request-id, payment-signature",
@@ -47,6 +48,7 @@ class Door:
         keys: Keys,
         clock: Clock,
         entropy: Callable[[int], bytes],
+        linger_bytes: int,
     ) -> None:
         self.guard = guard
         self.inside = 0
@@ -54,6 +56,7 @@ class Door:
         self._keys = keys
         self._clock = clock
         self._entropy = entropy
+        self._linger_bytes = linger_bytes
 
     async def http(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request: through to `app`, or a problem."""
@@ -66,9 +69,20 @@ class Door:
             await early.write(send, visit.headers)
             return
 
+        unread = False
+
         async def dressed(message: Any) -> None:
+            nonlocal unread
             if message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], *visit.headers]
+                unread = message["status"] == 413
+                if unread:
+                    message["headers"].append((b"connection", b"close"))
+            elif unread and not message.get("more_body", False):
+                message["more_body"] = True
+                await send(message)
+                await linger(receive, self._linger_bytes)
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
         self.inside += 1

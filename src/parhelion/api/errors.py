@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from litestar.exceptions import HTTPException
 
-from parhelion.api.wire import VISIT, Header, Reply
+from parhelion.api.wire import Header, Reply
 from parhelion.words import Problem, ProblemCode
 
 log = logging.getLogger("parhelion.api")
@@ -78,6 +78,52 @@ TABLE: dict[ProblemCode, Look] = {
 }
 
 
+_TRY_AGAIN = "send it again: what was not delivered was not charged"
+_OPERATOR = "tell the operator the x-request-id"
+
+HINTS: dict[ProblemCode, str] = {
+    ProblemCode.INVALID_REQUEST: "docs/api.md and GET /schema give every field's type and range",
+    ProblemCode.UNSUPPORTED_PARAMETER: "remove it; docs/api.md lists the fields that are honoured",
+    ProblemCode.CONTEXT_LENGTH_EXCEEDED: "shorten the prompt, or ask for fewer max_tokens; "
+    "GET /v1/models gives each model's context_length",
+    ProblemCode.TOKENISER_FAILED: "change the text: very long runs of one character are hard",
+    ProblemCode.POISON_REQUEST: "change the prompt: this one is refused for an hour",
+    ProblemCode.RECEIPT_INVALID: "a receipt is the JSON that GET /v1/receipts/{id} answers",
+    ProblemCode.ARTEFACT_INVALID: "name a GGUF model file",
+    ProblemCode.MISSING_CREDENTIALS: "send the header Authorization: Bearer sk-prl-…",
+    ProblemCode.INVALID_API_KEY: "keys start with sk-prl-; the pool's owner makes them",
+    ProblemCode.INSUFFICIENT_CREDIT: "ask for fewer max_tokens, or add credits",
+    ProblemCode.KEY_LIMIT_REACHED: "ask for fewer max_tokens, or use a key with a higher limit",
+    ProblemCode.FORBIDDEN: "ask the pool's owner",
+    ProblemCode.LINK_REFUSED: "ask the pool's owner for an invite (join -s ADDRESS#INVITE)",
+    ProblemCode.MODEL_NOT_FOUND: "GET /v1/models lists the models here",
+    ProblemCode.NOT_FOUND: "GET /schema lists every route; ids answer their owner only",
+    ProblemCode.METHOD_NOT_ALLOWED: "the Allow header names the methods",
+    ProblemCode.IDEMPOTENCY_RUNNING: "wait and send it again: the finished answer is then replayed",
+    ProblemCode.IDEMPOTENCY_FINISHED: "for a new answer send a new Idempotency-Key",
+    ProblemCode.CONFLICT: "look at what is there, then ask for something else",
+    ProblemCode.IDEMPOTENCY_MISMATCH: "a new request needs a new Idempotency-Key",
+    ProblemCode.BODY_TOO_LARGE: "send a shorter body; the operator sets max_body_bytes in [api]",
+    ProblemCode.UNSUPPORTED_MEDIA_TYPE: "send the header Content-Type: application/json",
+    ProblemCode.RATE_LIMITED: "wait as long as Retry-After says; the operator sets [limits]",
+    ProblemCode.QUEUE_SHARE_EXCEEDED: "wait for your running requests, then try again",
+    ProblemCode.CANCELLED: "the connection was closed before the answer was complete",
+    ProblemCode.NODE_LOST: _TRY_AGAIN,
+    ProblemCode.ENGINE_FAILED: _TRY_AGAIN,
+    ProblemCode.LINK_BROKEN: _TRY_AGAIN,
+    ProblemCode.ARTEFACT_UNAVAILABLE: "try again; check the connection of the coordinator",
+    ProblemCode.NO_NODE: "try again when GET /health says ready",
+    ProblemCode.OVERLOADED: "try again after Retry-After",
+    ProblemCode.DRAINING: "try again: it may be back soon",
+    ProblemCode.DEADLINE_EXCEEDED: "try again when the pool is less busy, or ask for less",
+    ProblemCode.STORE_UNAVAILABLE: f"try again; if it persists, {_OPERATOR}",
+    ProblemCode.CONFIG_INVALID: _OPERATOR,
+    ProblemCode.BUILD_FAILED: "run parhelion doctor on the machine of the engine",
+    ProblemCode.INTERNAL: f"try again; if it persists, {_OPERATOR}",
+}
+"""What to do about a problem where the room that raised it had nothing closer to say."""
+
+
 class ErrorDetail(msgspec.Struct, frozen=True, kw_only=True):
     """OpenAI's four fields and our hint: what to do about it."""
 
@@ -101,7 +147,7 @@ def body(problem: Problem) -> bytes:
         type=TABLE[problem.code].type,
         code=str(problem.code),
         param=problem.param,
-        hint=problem.hint,
+        hint=problem.hint or HINTS[problem.code],
     )
     return msgspec.json.encode(ErrorBody(error=detail))
 
@@ -155,14 +201,3 @@ def _from_framework(error: HTTPException) -> Problem:
     if known is not None:
         return Problem(known[0], known[1], hint=known[2])
     return Problem(ProblemCode.INVALID_REQUEST, error.detail or "The request is malformed.")
-
-
-def from_litestar(asked: Any, error: Exception) -> Any:
-    """Litestar's exception hook: routing errors and problems leave in our one shape."""
-    visit = asked.scope.get(VISIT)
-    answer = reply(problem_of(error, "" if visit is None else visit.request))
-    allow = getattr(error, "headers", None) or {}
-    for name, value in allow.items():
-        if name.lower() == "allow":
-            answer.headers.append((b"allow", value.encode("latin-1")))
-    return answer.for_litestar()

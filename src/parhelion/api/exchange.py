@@ -14,9 +14,9 @@ from parhelion.api.dialect import Asked, Dialect, Origin
 from parhelion.api.parse import body_hash, invalid
 from parhelion.api.stream import EventStream
 from parhelion.api.watch import Watch
-from parhelion.api.wire import NO_STORE, ClientLeft, Reply, Visit, read_body, visit_of
+from parhelion.api.wire import NO_STORE, ClientLeft, Header, Reply, Visit, read_body, visit_of
 from parhelion.config import ApiConfig
-from parhelion.words import Ask, Chunk, Clock, Credentials, Problem
+from parhelion.words import Ask, Chunk, Clock, Credentials, Problem, minted_ms
 
 if TYPE_CHECKING:
     from parhelion.coordinator import Coordinator
@@ -25,11 +25,15 @@ IDEMPOTENCY_KEY_LIMIT_CHARS = 255
 """As long as a header of a name may reasonably be; SDKs send 45 characters."""
 
 
+REPLAYED: Header = (b"idempotent-replayed", b"true")
+"""The name that Stripe gave it, and that clients of idempotent APIs know."""
+
+
 class Answer(Protocol):
     """What the coordinator hands back: chunks to send, and a way to say that the client left."""
 
+    request: str
     model: str
-    created_s: int
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         """Chunks as they come; the last one carries the usage."""
@@ -70,7 +74,8 @@ class Exchange:
             return
         except Exception as error:  # noqa: BLE001 - problem_of logs what it does not know
             problem = errors.problem_of(error, visit.request)
-            await errors.reply(problem).write(visit.send, visit.headers)
+            # By the door's own `send`, which knows what to do about a body still on its way.
+            await errors.reply(problem).write(send, ())
 
     def _read(self, body: bytes, visit: Visit) -> Asked:
         asked = self.dialect.read(body, visit.request)
@@ -128,10 +133,14 @@ def _credentials(visit: Visit) -> Credentials:
 
 def _origin(asked: Asked, visit: Visit, answer: Answer, dialect: Dialect) -> Origin:
     prefix = "chatcmpl" if dialect.name == "chat" else "cmpl"
+    request = answer.request
+    if request != asked.ask.request:
+        # An Idempotency-Key brought the answer of an earlier request: told again as it was.
+        visit.headers.append(REPLAYED)
     # The id repeats the request's own letters, so that one search finds an answer and its hold.
     return Origin(
-        f"{prefix}-{visit.request.split('_', 1)[1]}",
-        answer.created_s,
+        f"{prefix}-{request.split('_', 1)[1]}",
+        minted_ms(request) // 1000,
         answer.model,
         asked.include_usage,
     )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from decimal import Decimal
 
 from parhelion.api.shapes import Explanation, ShareLine
-from parhelion.ledger import GUEST, Entry, Explained
-from parhelion.words import DECIMALS, Receipt
+from parhelion.ledger import GUEST, Entry, Explained, amount_text
+from parhelion.words import Receipt
 
 SOURCES_SHOWN = 5
 """The latest grants or deposits before the request; the history has them all."""
@@ -24,20 +23,20 @@ def explanation(receipt: Receipt, told: Explained, history: Sequence[Entry]) -> 
         sign_in="guest: no key was needed" if hold.key is None else f"API key {hold.key}",
         prompt=f"{receipt.prompt_tokens} tokens, bound by prompt_hmac {receipt.prompt_hmac[:16]}…",
         rate=(
-            f"{amount(rate.prompt_micro, asset)} for 1,000,000 prompt tokens, "
-            f"{amount(rate.completion_micro, asset)} for 1,000,000 completion tokens "
+            f"{amount_text(rate.prompt_micro, asset)} for 1,000,000 prompt tokens, "
+            f"{amount_text(rate.completion_micro, asset)} for 1,000,000 completion tokens "
             f"(version {rate.version})"
         ),
         tokens=f"{told.prompt_tokens} prompt + {told.completion_tokens} completion",
-        cost=f"{amount(told.cost_micro, asset)}, rounded up once ({told.reason})",
+        cost=f"{amount_text(told.cost_micro, asset)}, rounded up once ({told.reason})",
         debit=(
-            f"held {amount(hold.amount_micro, asset)} from {hold.account}, "
-            f"charged {amount(told.cost_micro, asset)}, "
-            f"returned {amount(told.returned_micro, asset)}"
+            f"held {amount_text(hold.amount_micro, asset)} from {hold.account}, "
+            f"charged {amount_text(told.cost_micro, asset)}, "
+            f"returned {amount_text(told.returned_micro, asset)}"
         ),
         dispatch=_dispatch(receipt),
         share=tuple(
-            f"{leg.role or leg.kind}: {amount(leg.amount_micro, leg.asset)} to {leg.credit}"
+            f"{leg.role or leg.kind}: {amount_text(leg.amount_micro, leg.asset)} to {leg.credit}"
             for leg in told.transfers
             if leg.role is not None
         ),
@@ -57,16 +56,11 @@ def explanation(receipt: Receipt, told: Explained, history: Sequence[Entry]) -> 
     )
 
 
-def amount(micro: int, asset: str) -> str:
-    """Base units as whole units of the asset, all decimals shown, exactly."""
-    return f"{Decimal(micro).scaleb(-DECIMALS):f} {asset}"
-
-
 def _sources(told: Explained, history: Sequence[Entry]) -> tuple[str, ...]:
     if told.hold.account == GUEST:
         return ("none: this model is free here",)
     found = [
-        f"{entry.kind} of {amount(entry.amount_micro, entry.asset)} on {_day(entry.at_ms)}"
+        f"{entry.kind} of {amount_text(entry.amount_micro, entry.asset)} on {_day(entry.at_ms)}"
         for entry in history
         if entry.kind in {"grant", "deposit"}
         and entry.asset == told.rate.asset
@@ -77,11 +71,19 @@ def _sources(told: Explained, history: Sequence[Entry]) -> tuple[str, ...]:
 
 def _dispatch(receipt: Receipt) -> tuple[str, ...]:
     lines = [
-        f"node {part.node}: output ids {part.start} to {part.to}, "
+        f"node {part.node}: {_ids(part.start, part.to)}, "
         + ("signed" if part.signature is not None else f"unsigned ({part.reason})")
         for part in receipt.segments
     ]
     return (f"route {receipt.route}, {receipt.migrations} migrations", *lines)
+
+
+def _ids(start: int, to: int) -> str:
+    """A segment is [start, to): 11 ids from the start are 0 to 10."""
+    if to <= start:
+        return "no output id"
+    count = "1 output id" if to == start + 1 else f"{to - start} output ids"
+    return f"{count} ({start} to {to - 1})"
 
 
 def _day(at_ms: int) -> str:

@@ -10,10 +10,9 @@ import ipaddress
 import socket
 from collections.abc import Mapping
 
-from parhelion.config import ApiConfig
+from parhelion.config import LOOPBACK, ApiConfig
 from parhelion.words import Problem, ProblemCode
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 HINT = "the operator sets allowed_hosts and cors_origins in [api]"
 
 
@@ -25,16 +24,17 @@ class Guard:
         machine = socket.gethostname().lower()
         # A name with dots is the DNS's to answer, so only allowed_hosts can make it ours.
         own = set() if "." in machine else {machine, f"{machine}.local"}
-        self._hosts = LOOPBACK_NAMES | bound | own | {h.lower() for h in config.allowed_hosts}
+        loopback = {_bracketed(host) for host in LOOPBACK}
+        self._hosts = loopback | bound | own | {h.lower() for h in config.allowed_hosts}
         # An address written out is resolved by nobody, so it cannot be rebound; on a loopback
         # bind there is still no reason for any but our own.
-        self._literals = not bound <= LOOPBACK_NAMES
+        self._literals = not bound <= loopback
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.cors_origins)
 
     def check(self, fields: Mapping[bytes, bytes]) -> None:
         """Problem FORBIDDEN when Host or Origin is foreign; both may be absent."""
         host = fields.get(b"host")
-        if host is not None and not self._ours(_host_name(host)):
+        if host is not None and not self._ours(host_name(host)):
             raise Problem(
                 ProblemCode.FORBIDDEN, "This Host header names another server.", hint=HINT
             )
@@ -57,7 +57,7 @@ class Guard:
         return (
             bool(mark)
             and scheme in {"http", "https"}
-            and self._ours(_host_name(rest.encode("latin-1")))
+            and self._ours(host_name(rest.encode("latin-1")))
         )
 
     def _ours(self, name: str) -> bool:
@@ -69,7 +69,7 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _host_name(field: bytes) -> str:
+def host_name(field: bytes) -> str:
     """The name without its port; IPv6 keeps its brackets."""
     text = field.decode("latin-1").lower()
     if text.startswith("["):

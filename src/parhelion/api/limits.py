@@ -109,18 +109,27 @@ class Limits:
         if not taken.passed:
             raise Problem(
                 ProblemCode.RATE_LIMITED,
-                f"Too many requests from this {whose}: {measure.measure.per_minute} a minute.",
-                hint="wait as long as Retry-After says; the operator sets [limits]",
+                f"Too many requests from this {whose}: {_rule(measure.measure)}",
+                hint=f"the next one is taken in {taken.wait_s:.2f} s; the operator sets [limits]",
                 retry_after_s=max(1, ceil(taken.wait_s)),
             )
 
 
 def _headers(taken: Taken, measure: Measure) -> list[Header]:
     return [
-        (b"x-ratelimit-limit-requests", b"%d" % measure.per_minute),
+        (b"x-ratelimit-limit-requests", b"%d" % measure.burst),
         (b"x-ratelimit-remaining-requests", b"%d" % taken.remaining),
         (b"x-ratelimit-reset-requests", b"%dms" % ceil(taken.full_s * 1000)),
+        (b"x-ratelimit-refill-requests", b"%d/min" % measure.per_minute),
     ]
+
+
+def _rule(measure: Measure) -> str:
+    """What the bucket allows, as a person may count it."""
+    return (
+        f"{measure.burst} are taken at once, and then {measure.per_minute} a minute "
+        f"({measure.per_s:.3g} a second)."
+    )
 
 
 def _site(address: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
@@ -12,7 +14,20 @@ from parhelion.api.rooms import Rooms, path_field, query_of
 from parhelion.api.shapes import ModelBody, ModelList, Pricing, RateBody
 from parhelion.api.wire import json_reply
 from parhelion.models import Catalogue
-from parhelion.words import DECIMALS, TOKENS_PER_RATE, ModelCard, Rate
+from parhelion.words import (
+    DECIMALS,
+    TOKENS_PER_RATE,
+    ModelCard,
+    Problem,
+    ProblemCode,
+    Rate,
+)
+
+if TYPE_CHECKING:
+    from parhelion.coordinator import Coordinator
+
+RATES = "/rates"
+"""What ends the path of a model's rates; ids hold slashes, so Litestar cannot tell it apart."""
 
 OWNER = "parhelion"
 """OpenAI's field asks for an organisation; who made a model is not in its file for certain."""
@@ -24,20 +39,53 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
     @get("/v1/models", name="models.list")
     async def models(scope: Scope) -> ASGIApp:
         query_of(scope, ())
-        found = (model_body(m.card, rooms.catalogue) for m in rooms.catalogue.models())
+        served = Served(rooms.coordinator)
+        found = (model_body(m.card, rooms.catalogue, served) for m in rooms.catalogue.models())
         return json_reply(ModelList(data=tuple(found)))
 
     # An id may hold slashes, so the rest of the path is the id.
     @get("/v1/models/{id:path}", name="models.one")
     async def model(scope: Scope) -> ASGIApp:
         query_of(scope, ())
-        found = rooms.catalogue.resolve(path_field(scope, "id").strip("/"))
-        return json_reply(model_body(found.card, rooms.catalogue))
+        name = path_field(scope, "id").strip("/")
+        try:
+            found = rooms.catalogue.resolve(name)
+        except Problem:
+            if name.endswith(RATES):
+                raise not_a_method() from None
+            raise
+        return json_reply(model_body(found.card, rooms.catalogue, Served(rooms.coordinator)))
 
     return [models, model]
 
 
-def model_body(card: ModelCard, catalogue: Catalogue) -> ModelBody:
+class Served:
+    """Who serves which model at this moment."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._open = coordinator.health().status == "ready"
+        ready = (node for node in coordinator.nodes() if node.state == "ready")
+        self._nodes = Counter(model for node in ready for model in set(node.models))
+
+    def nodes(self, model: str) -> int:
+        """How many ready nodes serve it."""
+        return self._nodes[model]
+
+    def available(self, model: str) -> bool:
+        """Whether a prompt would be served now."""
+        return self._open and self._nodes[model] > 0
+
+
+def not_a_method() -> Problem:
+    """405 for a path that Litestar takes for a model's and that is none."""
+    return Problem(
+        ProblemCode.METHOD_NOT_ALLOWED,
+        "This path does not take this method.",
+        hint="the Allow header names the methods; GET /schema lists every route",
+    )
+
+
+def model_body(card: ModelCard, catalogue: Catalogue, served: Served) -> ModelBody:
     """A model as the API shows it; never the path of its file."""
     rates = catalogue.rates(card.id)
     return ModelBody(
@@ -54,6 +102,8 @@ def model_body(card: ModelCard, catalogue: Catalogue) -> ModelBody:
         memory_bytes=card.memory_bytes,
         pricing=_pricing(rates[0]) if rates else None,
         rates=tuple(_rate(rate) for rate in rates),
+        nodes=served.nodes(card.id),
+        available=served.available(card.id),
     )
 
 

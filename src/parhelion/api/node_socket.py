@@ -122,7 +122,8 @@ class Bytes:
         data = message.get("bytes")
         if data is None:
             await self.close(CLOSE_UNSUPPORTED, "binary messages only")
-            raise self._end(CLOSE_UNSUPPORTED, "a text message was sent")
+            # Not ConnectionClosed: its cause would read as if the node had closed.
+            raise LinkBroken(ProblemCode.LINK_BROKEN, "a text message came, only bytes are spoken")
         return bytes(data)
 
     async def close(self, code: int, reason: str) -> None:

@@ -32,7 +32,7 @@ class Operation:
     answer; `same` are statuses with its body.
     """
 
-    method: Literal["get", "post", "delete"]
+    method: Literal["get", "post", "put", "delete"]
     path: str
     name: str
     summary: str
@@ -61,8 +61,15 @@ _IDEMPOTENCY = Parameter(
         "type": "string",
         "minLength": 1,
         "maxLength": IDEMPOTENCY_KEY_LIMIT_CHARS,
-        "pattern": "^[!-~]+$",
+        # Spaces at its ends are the header's, those between are the key's.
+        "pattern": "^[!-~]([ -~]*[!-~])?$",
     },
+)
+_MODEL = Parameter(
+    "id",
+    "path",
+    "The model's id, or its last part.",
+    {"type": "string", "minLength": 1, "maxLength": MODEL_LIMIT_CHARS},
 )
 _RECEIPT = Parameter("id", "path", "`rcpt_…`, as `usage.receipt` says.", _TEXT)
 _PEER = Parameter(
@@ -89,7 +96,11 @@ def _ask(path: str, name: str, summary: str, body: Any, answer: Any) -> Operatio
 
 
 def _admin(
-    method: Literal["get", "post", "delete"], path: str, name: str, summary: str, **more: Any
+    method: Literal["get", "post", "put", "delete"],
+    path: str,
+    name: str,
+    summary: str,
+    **more: Any,
 ) -> Operation:
     return Operation(method, path, name, summary, security="admin", **more)
 
@@ -105,14 +116,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "models.one",
         "One model; the id may hold slashes.",
         shapes.ModelBody,
-        parameters=(
-            Parameter(
-                "id",
-                "path",
-                "The model's id, or its last part.",
-                {"type": "string", "minLength": 1, "maxLength": MODEL_LIMIT_CHARS},
-            ),
-        ),
+        parameters=(_MODEL,),
         errors=(404,),
     ),
     Operation(
@@ -237,6 +241,16 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(404, 409),
     ),
     _admin(
+        "put",
+        "/v1/models/{id}/rates",
+        "models.rates",
+        "Set what a model costs in one asset, from the next request on.",
+        body=admin.NewRate,
+        answer=shapes.ModelBody,
+        parameters=(_MODEL,),
+        errors=(404, 409),
+    ),
+    _admin(
         "post",
         "/v1/invites",
         "invites.create",
@@ -282,12 +296,16 @@ OPERATIONS: tuple[Operation, ...] = (
 def methods_at(path: str) -> tuple[str, ...]:
     """The methods of a path, for OPTIONS; empty where there is nothing."""
     found = {o.method.upper() for o, form in _FORMS if form.fullmatch(path)}
+    if "GET" in found:
+        found.add("HEAD")
     return (*sorted(found), "OPTIONS") if found else ()
 
 
 def _form(operation: Operation) -> re.Pattern[str]:
-    # Only a model's id may hold slashes.
-    part = ".+" if operation.name == "models.one" else "[^/]+"
+    # Only a model's id may hold slashes; no id ends as the path of the rates does.
+    part = "[^/]+"
+    if operation.name.startswith("models."):
+        part = r".+(?<!/rates)" if operation.name == "models.one" else ".+"
     return re.compile(re.sub(r"\{[a-z]+\}", part, operation.path))
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from parhelion.api.plain import plain
 from parhelion.words import Problem, ProblemCode
 
 T = TypeVar("T")
@@ -116,7 +117,7 @@ def _field_problem(text: str) -> Problem:
         return _value_problem(at[1], at[2])
     return Problem(
         ProblemCode.INVALID_REQUEST,
-        f"The body has the wrong shape: {_cut(text)}.",
+        f"The body has the wrong shape: {_cut(plain(text))}.",
         hint="send one JSON object",
     )
 
@@ -124,13 +125,15 @@ def _field_problem(text: str) -> Problem:
 def _value_problem(cause: str, param: str) -> Problem:
     if param.endswith("].type") and ".content[" in param:
         return unsupported(
-            param, f"Only text parts are supported: {_cut(cause)}.", "send text parts only"
+            param, f"Only text parts are supported: {_cut(plain(cause))}.", "send text parts only"
         )
     if param.endswith(".role") and ("'tool'" in cause or "'function'" in cause):
         return unsupported(
             param, "Messages of tools are not supported yet.", "send system, user and assistant"
         )
-    return invalid(_cut(param), f"{_lower_first(_cut(cause))}.")
+    if param.endswith(".role"):
+        return invalid(_cut(param), f"{_cut(plain(cause))}: system, developer, user, assistant.")
+    return invalid(_cut(param), f"{_cut(plain(cause))}.")
 
 
 def _path(parent: str | None, name: str) -> str:
@@ -140,7 +143,3 @@ def _path(parent: str | None, name: str) -> str:
 
 def _cut(text: str) -> str:
     return text if len(text) <= 200 else text[:200] + "…"
-
-
-def _lower_first(text: str) -> str:
-    return text[:1].lower() + text[1:]

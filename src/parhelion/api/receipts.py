@@ -15,9 +15,10 @@ from parhelion.api.parse import invalid
 from parhelion.api.rooms import Rooms, key_of, path_field, query_of
 from parhelion.api.shapes import Opened
 from parhelion.api.wire import NO_STORE, Reply, json_reply, visit_of
+from parhelion.identity import is_ours
 from parhelion.ledger import GUEST
 from parhelion.proof import canonical
-from parhelion.words import kin
+from parhelion.words import Problem, Receipt, kin
 
 
 def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
@@ -28,8 +29,7 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
         wanted = query_of(scope, ("evidence",)).get("evidence", "0")
         if wanted not in {"0", "1"}:
             raise invalid("evidence", "expected 0 or 1.")
-        account = _account(scope, rooms)
-        found = await rooms.receipts.get(path_field(scope, "id"), account)
+        found, account = await _receipt(scope, rooms)
         if wanted == "1":
             evidence = rooms.receipts.evidence(found.id, account)
             return json_reply(Opened(receipt=found, evidence=evidence))
@@ -39,8 +39,7 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
     @get("/v1/receipts/{id:str}/explain", name="receipts.explain")
     async def explain(scope: Scope) -> ASGIApp:
         query_of(scope, ())
-        account = _account(scope, rooms)
-        found = await rooms.receipts.get(path_field(scope, "id"), account)
+        found, account = await _receipt(scope, rooms)
         told = await rooms.ledger.explain(kin("req", found.id))
         grants = await rooms.ledger.history(account, limit=200)
         return json_reply(explanation(found, told, grants))
@@ -48,5 +47,16 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
     return [receipt, explain]
 
 
-def _account(scope: Scope, rooms: Rooms) -> str:
-    return GUEST if visit_of(scope).bearer is None else key_of(scope, rooms.keys).account
+async def _receipt(scope: Scope, rooms: Rooms) -> tuple[Receipt, str]:
+    """The receipt that the path names, and whose it is: the key's account's, or a guest's."""
+    id, bearer = path_field(scope, "id"), visit_of(scope).bearer
+    if bearer is not None and is_ours(bearer):
+        account = key_of(scope, rooms.keys).account
+        return await rooms.receipts.get(id, account), account
+    try:
+        return await rooms.receipts.get(id, GUEST), GUEST
+    except Problem:
+        if bearer is not None:
+            # No guest's, so a key was needed, and what came is none.
+            rooms.keys.authenticate(bearer)
+        raise

@@ -41,6 +41,44 @@ STOP_DEADLINE_S = 5.0
 """What is left to do after a drain: close idle connections."""
 
 
+class OneWrite:
+    """A transport that keeps a response's head until its body comes, or the loop's turn ends.
+
+    uvicorn writes the two one by one, and each is a system call that hands the GIL over.
+    """
+
+    __slots__ = ("_head", "_loop", "bare")
+
+    def __init__(self, transport: Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self.bare = transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes) -> None:
+        """Send, together with the head that waits; a head alone waits for what follows it."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 "):
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self.bare.write(data)
+
+    def close(self) -> None:
+        """Close, after what waits."""
+        self._flush()
+        self.bare.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            if not self.bare.is_closing():
+                self.bare.write(head)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bare, name)
+
+
 class BoundedHttp(HttpToolsProtocol):
     """uvicorn's HTTP protocol with what it lacks: a deadline and a size for the headers.
 
@@ -54,7 +92,14 @@ class BoundedHttp(HttpToolsProtocol):
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         """Start waiting for the first request."""
         super().connection_made(transport)
+        self.transport = OneWrite(transport, self.loop)  # type: ignore[assignment]
         self._head_timer = self.loop.call_later(HEAD_WAIT_S, self._head_late)
+
+    def handle_websocket_upgrade(self) -> None:
+        """A WebSocket's frames have no head: it gets the transport itself."""
+        if isinstance(self.transport, OneWrite):
+            self.transport = self.transport.bare
+        super().handle_websocket_upgrade()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The timer must not outlive the connection."""

@@ -35,7 +35,10 @@ class RateBody(Out, frozen=True, kw_only=True):
 
 
 class ModelBody(Out, frozen=True, kw_only=True):
-    """A model of the catalogue; `pricing` is null where it has no rate."""
+    """A model of the catalogue; `pricing` is null where it has no rate.
+
+    `nodes` are the ready ones that serve it, `available` whether a prompt would be served now.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -51,6 +54,8 @@ class ModelBody(Out, frozen=True, kw_only=True):
     memory_bytes: int
     pricing: Pricing | None
     rates: tuple[RateBody, ...]
+    nodes: int
+    available: bool
 
 
 class ModelList(Out, frozen=True, kw_only=True):
@@ -71,13 +76,19 @@ class BalanceBody(Out, frozen=True, kw_only=True):
 
 
 class EntryBody(Out, frozen=True, kw_only=True):
-    """One line of the history; `amount` is signed for this account."""
+    """One line of the history; amounts are signed for this account.
+
+    `available` and `held` are what it did to either column of the balance: over a whole history
+    each adds up to its column. `amount` is what the entry is about.
+    """
 
     id: str
     at_ms: int
     kind: str
     asset: str
     amount: Amount
+    available: Amount
+    held: Amount
     request: str | None
     memo: str
 

@@ -10,8 +10,8 @@ from litestar.types import ASGIApp, Scope
 from parhelion.api.rooms import Rooms, query_of, require_admin
 from parhelion.api.shapes import HealthBody, NodeBody, NodeList, ReadyBody
 from parhelion.api.wire import Reply, json_reply, visit_of
+from parhelion.config import LOOPBACK
 
-LOOPBACK = frozenset({"127.0.0.1", "::1"})
 _FORWARDED = (b"forwarded", b"x-forwarded-for", b"via", b"x-real-ip")
 
 

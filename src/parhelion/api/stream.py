@@ -67,9 +67,8 @@ class EventStream:
         """Send bytes now; the time is noted so that a reader that takes nothing is found out."""
         if not self.started:
             await self._start()
-        self._sending_since_s = self._clock.monotonic_s()
+        self._sending_since_s = self._wrote_s = self._clock.monotonic_s()
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        self._wrote_s = self._clock.monotonic_s()
         self._sending_since_s = None
 
     async def fail(self, problem: Problem) -> None:

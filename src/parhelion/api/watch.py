@@ -66,16 +66,8 @@ class Watch:
 
     async def _listen(self) -> None:
         try:
-            while True:
-                try:
-                    async with asyncio.timeout(self._tick_s):
-                        message = await self._receive()
-                except TimeoutError:
-                    if self._on_tick is not None and not await self._on_tick():
-                        break
-                    continue
-                if message["type"] == "http.disconnect":
-                    break
+            while await self._stays():
+                pass
         except asyncio.CancelledError:
             # Ended by __aexit__. A task that ends cancelled keeps the exception, which keeps this
             # frame, which keeps the task: a ring for the garbage collector, once a request.
@@ -86,3 +78,15 @@ class Watch:
         if not self._over:
             self.gone = True
             self._main.cancel()
+
+    async def _stays(self) -> bool:
+        """Wait for the next message or tick: whether the client is still there, and may be."""
+        if self._tick_s is None:
+            message = await self._receive()
+        else:
+            try:
+                async with asyncio.timeout(self._tick_s):
+                    message = await self._receive()
+            except TimeoutError:
+                return self._on_tick is None or await self._on_tick()
+        return bool(message["type"] != "http.disconnect")

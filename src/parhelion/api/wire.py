@@ -20,6 +20,10 @@ VISIT = "parhelion.visit"
 BODY_WAIT_S = 30.0
 """Four megabytes over a slow phone line; a client that dribbles longer holds a connection."""
 
+LINGER_S = 2.0
+LINGER_FACTOR = 4
+"""How long, and up to how many times the limit, a refused body is read after the answer."""
+
 JSON = b"application/json"
 NO_STORE = (b"cache-control", b"no-store")
 """Answers and balances belong to one key: no proxy may keep them."""
@@ -51,11 +55,11 @@ def visit_of(scope: Scope) -> Visit:
 def _bearer(field: bytes | None) -> str | None:
     if field is None:
         return None
-    scheme, _, token = field.partition(b" ")
-    # Another scheme is still a credential that was offered: it must fail, not count as absent.
-    return (
-        token.strip().decode("latin-1") if scheme.lower() == b"bearer" else field.decode("latin-1")
-    )
+    scheme, _, token = field.strip().partition(b" ")
+    # Another scheme is still a credential that was offered: it must fail, not count as absent. An
+    # empty bearer, which SDKs send for an empty key, offers nothing.
+    said = token.strip() if scheme.lower() == b"bearer" else field.strip()
+    return said.decode("latin-1") or None
 
 
 class Reply:
@@ -97,6 +101,17 @@ class Reply:
             headers={k.decode("latin-1"): v.decode("latin-1") for k, v in self.headers},
             media_type=self.content_type.decode(),
         )
+
+
+def without_body(send: Send) -> Send:
+    """The same answer, its length said, its bytes left out: what HEAD asks for."""
+
+    async def bare(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return bare
 
 
 def json_reply(value: Any, status: int = 200) -> Reply:
@@ -147,6 +162,23 @@ async def _read(receive: Receive, limit_bytes: int) -> bytes:
         parts.append(part)
         if not message.get("more_body", False):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def linger(receive: Receive, limit_bytes: int) -> None:
+    """Read on for a while after the answer to a body that was refused, and drop what comes.
+
+    Closing with bytes unread makes the system send a reset, and a client that writes its whole
+    body before it reads then never sees the answer.
+    """
+    try:
+        async with asyncio.timeout(LINGER_S):
+            while limit_bytes > 0:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body", False):
+                    return
+                limit_bytes -= len(message.get("body", b""))
+    except TimeoutError:
+        return
 
 
 def too_large(limit_bytes: int) -> Problem:

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from parhelion.bootstrap.coordinator import run_coordinator
-from parhelion.bootstrap.node import model_file, run_node
-from parhelion.bootstrap.ready import Ready, SystemClock, folder
+from parhelion.bootstrap.node import knock, model_file, run_node
+from parhelion.bootstrap.pool import run_coordinator
+from parhelion.bootstrap.ready import Pool, Ready, SystemClock, folder
 
-__all__ = ["Ready", "SystemClock", "folder", "model_file", "run_coordinator", "run_node"]
+__all__ = [
+    "Pool",
+    "Ready",
+    "SystemClock",
+    "folder",
+    "knock",
+    "model_file",
+    "run_coordinator",
+    "run_node",
+]

@@ -18,11 +18,12 @@ import msgspec
 from parhelion import api, coordinator, identity, ledger, payments, proof, store, web
 from parhelion import models as catalogues
 from parhelion.api.rooms import Rooms
-from parhelion.bootstrap.local_node import LocalNode, NodeOrder, local_node_process
-from parhelion.bootstrap.node import model_file
-from parhelion.bootstrap.ready import DRAIN_DEADLINE_S, Ready, SystemClock, folder
-from parhelion.config import Config
-from parhelion.words import ID_ENTROPY_BYTES, AssetClass, Problem, ProblemCode, mint
+from parhelion.bootstrap.first_key import first_key
+from parhelion.bootstrap.local_node import LocalNode
+from parhelion.bootstrap.ready import DRAIN_DEADLINE_S, Pool, Randomness, Ready, SystemClock, folder
+from parhelion.bootstrap.stock import File, stock
+from parhelion.config import LOOPBACK, Config, pool_asset
+from parhelion.words import AssetClass, Problem, ProblemCode
 
 READY_DEADLINE_S = 180.0
 """A large model loads from a cold disk in this time; past it something is wrong."""
@@ -38,11 +39,9 @@ SWITCH_INTERVAL_S = 0.0005
 """The store's writer thread waits so long for the loop's turn to end, not 5 ms: it halves the
 median of a hold when the loop is busy."""
 
-YOUNG_OBJECTS = 20_000
+YOUNG_OBJECTS = 5_000
 """How many new objects the cycle collector waits for; at its own 700 it looks at every running
 request's objects again and again, for some 8 % of a request's CPU."""
-
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 MIGRATIONS = (
     *store.MIGRATIONS,
@@ -54,37 +53,57 @@ MIGRATIONS = (
 )
 
 
-async def run_coordinator(
+async def serve_pool(
     config: Config,
+    files: Sequence[File],
     *,
     need: int,
     free: bool,
-    local_node: bool,
-    models: Sequence[str],
+    node: LocalNode | None,
     on_ready: Callable[[Ready], None],
     stop: asyncio.Event,
+    on_pool: Callable[[Pool], None] | None = None,
 ) -> None:
-    """Serve until `stop` is set, then drain; `on_ready` is called once.
-
-    With `local_node` ready means that a prompt is served; without, that nodes may join. `free`
-    sets every rate to 0, so that no key is needed. Problem when it cannot start.
-    """
+    """Serve the models of `files` until `stop` is set, then drain; see `pool.run_coordinator`."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     data = folder(config)
     async with contextlib.AsyncExitStack() as stack:
-        rooms = await open_rooms(stack, config, data, need=need, free=free, names=models)
+        rooms = await open_rooms(stack, config, data, need=need, free=free, files=files)
         ready = await _open_ports(stack, rooms, data)
+        # Before the ports close, so that nodes are told; after the local node has left.
+        stack.push_async_callback(rooms.coordinator.stop)
         if not free:
             ready = await _with_first_key(rooms, data, ready)
-        if local_node:
-            node = await _start_node(stack, rooms, data, ready.join or "", models)
+        if node is not None:
+            stack.push_async_callback(node.stop)
+            node.send_to(ready.join or "")
             await _until_ready(rooms, node, stop)
             ready = msgspec.structs.replace(ready, node=node.peer)
         if not stop.is_set():
             _spare_the_collector()
             on_ready(ready)
+            if on_pool is not None:
+                _tell_changes(rooms.coordinator, need, on_pool)
             await stop.wait()
         await rooms.coordinator.drain(DRAIN_DEADLINE_S)
+
+
+def _tell_changes(
+    owner: coordinator.Coordinator, need: int, on_pool: Callable[[Pool], None]
+) -> None:
+    """Call `on_pool` now if a node is there, and whenever who is ready has changed."""
+    told = Pool(need=need, ready=(), complete=False)
+
+    def look() -> None:
+        nonlocal told
+        names = tuple(sorted(view.name for view in owner.nodes() if view.state == "ready"))
+        now = Pool(need=need, ready=names, complete=owner.health().status == "ready")
+        if now != told:
+            told = now
+            on_pool(now)
+
+    owner.on_nodes = look
+    look()
 
 
 def _spare_the_collector() -> None:
@@ -101,10 +120,10 @@ async def open_rooms(
     *,
     need: int,
     free: bool,
-    names: Sequence[str],
+    files: Sequence[File],
 ) -> Rooms:
     """Every room of a coordinator, joined; `stack` closes them in reverse."""
-    clock, money = SystemClock(), config.money
+    clock, entropy, money = SystemClock(), Randomness(), config.money
     node_key = identity.NodeKey.load_or_create(data / "coordinator.key")
     books = await store.Store.open(data / "parhelion.db", MIGRATIONS, money.asset_class, clock)
     stack.push_async_callback(books.close)
@@ -120,25 +139,24 @@ async def open_rooms(
     access = identity.NodeAccess(books, clock, invites, admission(config), config.nodes.allowed)
     await access.load()
     catalogue = await catalogues.Catalogue.open(books, clock, data)
-    await _stock(catalogue, config, names, free=free)
+    await stock(catalogue, money, data, files, free=free)
     tokeniser = catalogues.TokeniserHost(catalogue.models())
     await tokeniser.start()
     stack.push_async_callback(tokeniser.stop)
     receipts = proof.Receipts(books, clock)
-    asset = pool_asset(config)
-    gate = payments.Gate(keys, accounts, books, clock, os.urandom, asset=asset, receipts=receipts)
+    asset = pool_asset(money.asset_class)
+    gate = payments.Gate(keys, accounts, books, clock, entropy, asset=asset, receipts=receipts)
     metrics = coordinator.Metrics()
     owner = coordinator.Coordinator(
         config=config,
         clock=clock,
-        entropy=os.urandom,
+        entropy=entropy,
         key=node_key,
         catalogue=catalogue,
         tokeniser=tokeniser,
         gate=gate,
         ledger=accounts,
         receipts=receipts,
-        keys=keys,
         access=access,
         metrics=metrics,
         need=need,
@@ -157,17 +175,11 @@ async def open_rooms(
         store=books,
         config=config,
         clock=clock,
-        entropy=os.urandom,
+        entropy=entropy,
         metrics=metrics,
         node_key=node_key,
         admin_key=identity.admin_key(data),
     )
-
-
-def pool_asset(config: Config) -> str:
-    """The asset that keys of this pool spend: credits of the data folder's class."""
-    money = config.money
-    return "PRLX" if money.asset_class is AssetClass.MAIN else f"PRLX.{money.asset_class}"
 
 
 def admission(config: Config) -> Literal["open", "invite", "list"]:
@@ -177,57 +189,56 @@ def admission(config: Config) -> Literal["open", "invite", "list"]:
     return "open" if config.api.host in LOOPBACK else "invite"
 
 
-async def _stock(
-    catalogue: catalogues.Catalogue, config: Config, names: Sequence[str], *, free: bool
-) -> None:
-    """Enter the named models (the packaged one when none is named) at this pool's rates."""
-    money, asset = config.money, pool_asset(config)
-    price = (0, 0) if free else (money.prompt_rate_micro, money.completion_rate_micro)
-    for name in names or (catalogues.DEFAULT_MODEL_ID,):
-        known, path = model_file(name)
-        model = await catalogue.add(known, path, rates={asset: price})
-        rate = next(rate for rate in catalogue.rates(model.card.id) if rate.asset == asset)
-        # A folder that was a private pool and becomes a paid one (or back) gets a new version.
-        if (rate.prompt_micro == rate.completion_micro == 0) != free:
-            await catalogue.set_rate(
-                model.card.id, asset, prompt_micro=price[0], completion_micro=price[1]
-            )
-
-
 async def _open_ports(stack: contextlib.AsyncExitStack, rooms: Rooms, data: Path) -> Ready:
     """Serve the API and the pages; their addresses are kept in DATA/api.json for commands."""
     config = rooms.config
     app = api.build_app(**{f.name: getattr(rooms, f.name) for f in dataclasses.fields(rooms)})
+    open_ports: list[api.Serving] = []
+    stack.push_async_callback(_close, open_ports)
     served = await api.serve(app, config.api.host, config.api.port)
-    stack.push_async_callback(served.stop)
+    open_ports.append(served)
     pages = await api.serve(web.build_pages(app), config.web.host, config.web.port)
-    stack.push_async_callback(pages.stop)
+    app.front.web_port = pages.port
+    open_ports.append(pages)
     addresses = {
         "api": f"http://{_reachable(config.api.host)}:{served.port}",
         "web": f"http://{_reachable(config.web.host)}:{pages.port}",
     }
+    lan = None if config.api.host in LOOPBACK else _bracketed(_outward(config.api.host))
     (data / "api.json").write_bytes(msgspec.json.encode({**addresses, "pid": os.getpid()}))
     return Ready(
         coordinator=rooms.node_key.peer,
         api=addresses["api"],
         web=addresses["web"],
         join=await _join_address(rooms, served.port),
-        asset=pool_asset(config),
+        asset=pool_asset(config.money.asset_class),
         model=rooms.catalogue.resolve(None).card.id,
+        lan_api=None if lan is None else f"http://{lan}:{served.port}",
     )
+
+
+async def _close(ports: Sequence[api.Serving]) -> None:
+    """Together: each looks only every 0.1 s whether it is to stop."""
+    await asyncio.gather(*(port.stop() for port in ports))
 
 
 def _reachable(host: str) -> str:
     """How this machine's own commands reach what is bound to `host`."""
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-    return f"[{name}]" if ":" in name else name
+    return _bracketed({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))
+
+
+def _outward(host: str) -> str:
+    """How other machines reach what is bound to `host`."""
+    return _lan_address() if host in {"0.0.0.0", "::"} else host
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 async def _join_address(rooms: Rooms, port: int) -> str:
     """What another machine says after `join -s`: address, our peer id, an invite if needed."""
-    host = rooms.config.api.host
-    if host in {"0.0.0.0", "::"}:
-        host = _lan_address()
+    host = _outward(rooms.config.api.host)
     kind = "ip6" if ":" in host else "ip4" if host[:1].isdigit() else "dns4"
     address = f"/{kind}/{host}/tcp/{port}/p2p/{rooms.node_key.peer}"
     if admission(rooms.config) != "invite":
@@ -246,35 +257,11 @@ def _lan_address() -> str:
 
 
 async def _with_first_key(rooms: Rooms, data: Path, ready: Ready) -> Ready:
-    """The first key of a LOCAL folder and its grant: made once, shown at every start."""
-    config = rooms.config
-    if config.money.asset_class is not AssetClass.LOCAL:
+    """What is shown of a LOCAL folder's first key; elsewhere credits are paid for."""
+    if rooms.config.money.asset_class is not AssetClass.LOCAL:
         return ready
-    path, asset = data / "first-key", pool_asset(config)
-    if not path.exists():
-        account = await rooms.accounts.create("user")
-        secret, _view = await rooms.keys.create(account, asset=asset, name="first")
-        grant = mint("grant", rooms.clock.now_ms(), os.urandom(ID_ENTROPY_BYTES))
-        amount_micro = config.money.first_grant_micro
-        await rooms.ledger.grant(account, asset, amount_micro, id=grant, reason="first key")
-        # Last: a crash before this line leaves an unused account, never a key without its grant.
-        identity.write_secret(path, secret)
-    secret = identity.read_secret(path)
-    account = rooms.keys.authenticate(secret).account
-    balance = await rooms.ledger.balance(account, asset)
-    return msgspec.structs.replace(ready, key=secret, balance_micro=balance.available_micro)
-
-
-async def _start_node(
-    stack: contextlib.AsyncExitStack,
-    rooms: Rooms,
-    data: Path,
-    address: str,
-    names: Sequence[str],
-) -> LocalNode:
-    config = msgspec.structs.replace(rooms.config, data=str(data / "node"))
-    order = NodeOrder(config=config, address=address, models=tuple(names))
-    return await stack.enter_async_context(local_node_process(order))
+    secret, available_micro = await first_key(rooms, data)
+    return msgspec.structs.replace(ready, key=secret, balance_micro=available_micro)
 
 
 async def _until_ready(rooms: Rooms, node: LocalNode, stop: asyncio.Event) -> None:

@@ -32,11 +32,16 @@ END_GRACE_S = 10.0
 
 
 class NodeOrder(ClosedRecord, frozen=True, kw_only=True):
-    """What the process is to serve, and to whom; its first and only frame from the parent."""
+    """What the process is to serve; its first frame from the parent."""
 
     config: Config
-    address: str
     models: tuple[str, ...]
+
+
+class NodeAddress(ClosedRecord, frozen=True, kw_only=True):
+    """Whom it is to serve; its second and last frame, as soon as the port is known."""
+
+    address: str
 
 
 class NodeWord(ClosedRecord, frozen=True, kw_only=True):
@@ -55,32 +60,73 @@ class LocalNode:
         self.peer: str | None = None
         self.refusal: Problem | None = None
         self._order = order
+        self._address: str | None = None
         self._child: Child | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._tried = asyncio.Event()
         self._gone = asyncio.Event()
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Start the process, and keep it running until `stop`; returns when it was first tried."""
+        self._keeping = asyncio.create_task(self.keep(), name="local-node")
+        await self._tried.wait()
+
+    def send_to(self, address: str) -> None:
+        """Tell the process, and each that follows it, which coordinator to join."""
+        self._address = address
+        if self._child is not None:
+            # One that has just ended is started again, and told then.
+            with contextlib.suppress(ChildGone):
+                self._say_address(self._child, address)
 
     async def keep(self) -> None:
         """Start the process again whenever it ends, with growing waits, until cancelled."""
         failures = 0
         while True:
             started_s = time.monotonic()
-            self._gone.clear()
-            self._child = await Child.start(
-                "node",
-                "parhelion.bootstrap",
-                [],
-                on_frame=self._hear,
-                on_exit=self._mourn,
-                keep_stderr=False,
-            )
-            self._child.send(msgspec.json.encode(self._order))
-            await self._gone.wait()
+            try:
+                await self._run_once()
+            except Exception:
+                # Whatever it is, the next try may do better, and nobody else would make one.
+                log.exception("the local node cannot be started")
+                if self._child is not None:
+                    self._child.kill()
+            self._tried.set()
             failures = 0 if time.monotonic() - started_s > STEADY_S else failures + 1
             await asyncio.sleep(backoff_s(failures, random.random()))
 
+    async def _run_once(self) -> None:
+        self._gone.clear()
+        self._child = None
+        self._child = await Child.start(
+            "node",
+            "parhelion.bootstrap",
+            [],
+            on_frame=self._hear,
+            on_exit=self._mourn,
+            keep_stderr=False,
+        )
+        self._child.send(msgspec.json.encode(self._order))
+        if self._address is not None:
+            self._say_address(self._child, self._address)
+        self._tried.set()
+        await self._gone.wait()
+
     async def stop(self) -> None:
-        """Let the process drain and end."""
+        """Let the process drain and end; idempotent."""
+        self._stopping = True
+        if self._keeping is not None:
+            self._keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeping
+            self._keeping = None
         if self._child is not None and not self._child.ended.is_set():
             await self._child.stop(END_GRACE_S)
+
+    @staticmethod
+    def _say_address(child: Child, address: str) -> None:
+        child.send(msgspec.json.encode(NodeAddress(address=address)))
 
     def _hear(self, body: bytes) -> None:
         word = msgspec.json.decode(body, type=NodeWord)
@@ -89,37 +135,44 @@ class LocalNode:
             self.refusal = Problem(word.code, word.message, hint=word.hint)
 
     def _mourn(self, gone: ChildGone) -> None:
-        log.warning("the local node ended", extra={"returncode": gone.returncode})
+        level = logging.INFO if self._stopping else logging.WARNING
+        log.log(level, "the local node ended", extra={"returncode": gone.returncode})
         self._gone.set()
 
 
 @contextlib.asynccontextmanager
 async def local_node_process(order: NodeOrder) -> AsyncIterator[LocalNode]:
-    """A node in a process of its own, for as long as the context lasts."""
+    """A node in a process of its own, for as long as the context lasts; it was told its order."""
     node = LocalNode(order)
-    keeping = asyncio.create_task(node.keep(), name="local-node")
     try:
+        await node.start()
         yield node
     finally:
-        keeping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await keeping
         await node.stop()
 
 
 async def serve_parent(pipe: Pipe) -> int:
     """The process itself: take the order, serve until the pipe closes; the exit status."""
-    order = msgspec.json.decode(pipe.read() or b"", type=NodeOrder)
+    first = pipe.read()
+    if first is None:
+        return 0  # The parent has gone before it said anything.
+    order = msgspec.json.decode(first, type=NodeOrder)
     from parhelion import logs
 
     logs.set_up(order.config.log)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    address: asyncio.Future[str] = loop.create_future()
+
+    def told(text: str) -> None:
+        if not address.done():
+            address.set_result(text)
 
     def watch_parent() -> None:
-        while pipe.read() is not None:
-            pass
         with contextlib.suppress(RuntimeError):  # The loop has ended before its parent.
+            while (body := pipe.read()) is not None:
+                where = msgspec.json.decode(body, type=NodeAddress)
+                loop.call_soon_threadsafe(told, where.address)
             loop.call_soon_threadsafe(stop.set)
 
     # A daemon thread: it blocks until the parent goes, and must not keep this process alive.
@@ -133,9 +186,7 @@ async def serve_parent(pipe: Pipe) -> int:
         say(NodeWord(joined=ready.node))
 
     try:
-        await run_node(
-            order.config, order.address, order.models, name=None, on_ready=joined, stop=stop
-        )
+        await run_node(order.config, address, order.models, name=None, on_ready=joined, stop=stop)
     except Problem as problem:
         say(NodeWord(code=problem.code, message=problem.message, hint=problem.hint))
         return 1

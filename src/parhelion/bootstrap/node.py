@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from parhelion import identity, models
 from parhelion.bootstrap.ready import DRAIN_DEADLINE_S, Ready, SystemClock, folder
@@ -17,7 +18,10 @@ from parhelion.words import Problem, ProblemCode
 
 if TYPE_CHECKING:
     from parhelion.engines import Engine, EngineEvent
+    from parhelion.link import Address
     from parhelion.node import Agent, AgentState
+
+T = TypeVar("T")
 
 log = logging.getLogger("parhelion.bootstrap")
 
@@ -45,36 +49,100 @@ def model_file(name: str) -> tuple[str, Path]:
 
 async def run_node(
     config: Config,
-    address: str,
+    address: str | asyncio.Future[str],
     models: Sequence[str],
     *,
     name: str | None,
     on_ready: Callable[[Ready], None],
     stop: asyncio.Event,
+    on_state: Callable[[AgentState], None] | None = None,
 ) -> None:
     """Serve models to the coordinator at `address` until `stop` is set, then drain.
 
-    `on_ready` is called at the first registration. Problem when the coordinator refuses for good,
-    or a model's engine cannot start.
+    A future address may come while the engines start. `on_ready` is called at the first
+    registration, `on_state` at every change. Problem when the coordinator refuses for good, a
+    model's engine cannot start, or the folder is another node's.
     """
-    from parhelion.link import parse_address
-    from parhelion.node import Agent
-
-    where = parse_address(address)
-    key = identity.NodeKey.load_or_create(folder(config) / "node.key")
+    if isinstance(address, str):
+        _parsed(address)
+    data = folder(config)
     listeners: list[Agent] = []
     async with contextlib.AsyncExitStack() as stack:
-        engines = await _start_engines(stack, config, models, listeners)
+        stack.callback(identity.lock_node(data).release)
+        key = identity.NodeKey.load_or_create(data / "node.key")
+        begun = await _unless(stop, _begin(stack, config, models, listeners))
+        told = address if isinstance(address, str) else await _unless(stop, address)
+        if begun is None or told is None:
+            return
+        from parhelion.node import Agent
+
         agent = Agent(
             key=key,
-            address=where,
-            engines=engines,
+            address=_parsed(told),
+            engines=begun,
             name=name or identity.node_name(key.peer),
             clock=SystemClock(),
-            on_state=_announce(key.peer, on_ready),
+            on_state=_announce(key.peer, on_ready, on_state),
         )
         listeners.append(agent)
         await _run_until(agent, stop)
+
+
+async def _begin(
+    stack: contextlib.AsyncExitStack,
+    config: Config,
+    models: Sequence[str],
+    listeners: list[Agent],
+) -> dict[str, Engine]:
+    """The engines; the room that the agent lives in is imported while they load."""
+    engines, _ = await asyncio.gather(
+        _start_engines(stack, config, models, listeners),
+        asyncio.to_thread(importlib.import_module, "parhelion.node"),
+    )
+    return engines
+
+
+def _parsed(address: str) -> Address:
+    from parhelion.link import parse_address
+
+    return parse_address(address)
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
+    """What `work` gives; None, and it is cancelled, when `stop` is set first."""
+    working = asyncio.ensure_future(work)
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait([working, stopped], return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else None
+    finally:
+        stopped.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait([working])
+
+
+async def knock(config: Config, address: str) -> Problem | None:
+    """Look who answers at `address` before a model is loaded for it; why nobody does, if so.
+
+    What may pass is returned, because a node waits for its coordinator; Problem for what does not:
+    another program, another key, or a folder that another node runs from.
+    """
+    from parhelion.link import connect, parse_address
+
+    where = parse_address(address)
+    data = folder(config)
+    lock = identity.lock_node(data)
+    try:
+        carrier = await connect(where, identity.NodeKey.load_or_create(data / "node.key"))
+    except Problem as problem:
+        if problem.code is ProblemCode.LINK_BROKEN:
+            return problem
+        raise
+    finally:
+        lock.release()
+    await carrier.abort()
+    return None
 
 
 async def _start_engines(
@@ -104,17 +172,23 @@ async def _start_engines(
     return engines
 
 
-def _announce(peer: str, on_ready: Callable[[Ready], None]) -> Callable[[AgentState], None]:
+def _announce(
+    peer: str,
+    on_ready: Callable[[Ready], None],
+    on_state: Callable[[AgentState], None] | None,
+) -> Callable[[AgentState], None]:
     told = False
 
-    def on_state(state: AgentState) -> None:
+    def announce(state: AgentState) -> None:
         nonlocal told
         log.info("node is %s", state.state, extra={"node": peer, "reason": state.reason})
         if state.state == "ready" and not told:
             told = True
             on_ready(Ready(node=peer, coordinator=state.coordinator or ""))
+        elif on_state is not None:
+            on_state(state)
 
-    return on_state
+    return announce
 
 
 async def _run_until(agent: Agent, stop: asyncio.Event) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 from parhelion.config import Config
 from parhelion.words import Problem, ProblemCode, Record
+
+RANDOM_BLOCK_BYTES = 4096
+"""Some eighty requests' worth."""
 
 DRAIN_DEADLINE_S = 30.0
 """What a Ctrl-C waits for running answers; a second Ctrl-C does not wait."""
@@ -24,6 +28,32 @@ class Ready(Record, frozen=True, kw_only=True):
     balance_micro: int | None = None
     asset: str | None = None
     model: str | None = None
+    lan_api: str | None = None
+    """The API for other machines, where it is bound to more than loopback."""
+
+
+class Pool(Record, frozen=True, kw_only=True):
+    """The nodes of a running coordinator: how many it waits for, and who is ready."""
+
+    need: int
+    ready: tuple[str, ...]
+    complete: bool
+
+
+class Randomness:
+    """`os.urandom` by the block: a request takes three times from it, and every system call hands
+    the GIL to whichever thread waits for it."""
+
+    def __init__(self) -> None:
+        self._block = b""
+        self._used = 0
+
+    def __call__(self, size_bytes: int) -> bytes:
+        """So many random bytes that nobody else gets."""
+        if self._used + size_bytes > len(self._block):
+            self._block, self._used = os.urandom(max(RANDOM_BLOCK_BYTES, size_bytes)), 0
+        start, self._used = self._used, self._used + size_bytes
+        return self._block[start : self._used]
 
 
 class SystemClock:

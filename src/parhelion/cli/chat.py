@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,9 +15,15 @@ from parhelion.cli import say
 from parhelion.cli.client import Api, connect
 from parhelion.cli.nodes import listed
 from parhelion.cli.options import CLIENT, Client
+from parhelion.cli.settled import quiet_balance, settled_usage
 from parhelion.words import Problem, ProblemCode
 
 COMMANDS = "/new  /model [NAME]  /system [TEXT]  /quit"
+
+PATH = "/v1/chat/completions"
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
 
 
 def chat(
@@ -27,13 +34,18 @@ def chat(
     temperature: Annotated[float, Parameter(help="0 is greedy.")] = 0.7,
     client: Client = CLIENT,
 ) -> int:
-    """Talk to a model; Ctrl-C stops an answer, /quit or Ctrl-D leaves. Piped lines are prompts."""
+    """Talk to a model; Ctrl-C stops an answer, /quit or Ctrl-D leaves. Piped lines are prompts.
+
+    With --json each answer is a line of JSON: text, model, usage, stopped, error.
+    A piped chat exits with 1 when a prompt failed.
+    """
     settings = {"max_tokens": max_tokens, "temperature": temperature}
     session = Session(
         connect(client),
         model=model,
         system=system,
         settings={name: value for name, value in settings.items() if value is not None},
+        as_json=client.json,
     )
     terminal = sys.stdin.isatty()
     if terminal:
@@ -41,7 +53,9 @@ def chat(
     for line in prompts(terminal):
         if not session.take(line):
             break
-    return 0
+        if session.stopped and not terminal:
+            return EXIT_INTERRUPTED
+    return EXIT_FAILED if session.failed and not terminal else 0
 
 
 def prompts(terminal: bool) -> Iterator[str]:
@@ -50,8 +64,6 @@ def prompts(terminal: bool) -> Iterator[str]:
         yield from sys.stdin
         return
     # Line editing and history for input(), where the platform has them.
-    import contextlib
-
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401
     while True:
@@ -75,6 +87,9 @@ class Session:
     turns: list[dict[str, str]] = field(default_factory=list)
     show: Callable[[str], None] = say.part
     now_s: Callable[[], float] = time.monotonic
+    as_json: bool = False
+    failed: int = 0
+    stopped: int = 0
 
     def take(self, line: str) -> bool:
         """Act on one line; False when the session is over. Errors are shown and it goes on."""
@@ -86,7 +101,12 @@ class Session:
                 return self._command(*line[1:].split(maxsplit=1))
             self._answer(line)
         except Problem as problem:
+            self.failed += 1
             say.problem(problem.message, problem.hint)
+        except KeyboardInterrupt:
+            # A second Ctrl-C, under the answer: what is still to be said is not waited for.
+            self.stopped += 1
+            say.talk("")
         return True
 
     def _command(self, name: str = "", text: str = "") -> bool:
@@ -126,15 +146,27 @@ class Session:
         self.turns.append({"role": "user", "content": prompt})
         heard = Heard()
         try:
-            for event in self.api.stream("/v1/chat/completions", self._body()):
-                self._hear(heard, event)
+            # Closed at once when stopped: the coordinator bills until it sees us hang up.
+            with contextlib.closing(self.api.stream(PATH, self._body())) as events:
+                for event in events:
+                    self._hear(heard, event)
         except KeyboardInterrupt:
             heard.stopped = True
-        except Problem:
+            self.stopped += 1
+        except Problem as problem:
             self._close_turn(heard)
+            self._told(heard, problem)
             raise
         self._close_turn(heard)
-        say.talk(footer(heard, self._names(heard)) + self._balance())
+        if heard.stopped and heard.id:
+            heard.usage = settled_usage(self.api, heard.id)
+        self._told(heard, None)
+
+    def _told(self, heard: Heard, problem: Problem | None) -> None:
+        if self.as_json:
+            say.data_json(as_object(heard, problem))
+        elif problem is None:
+            say.talk(footer(heard, self._names(heard)) + self._balance(heard))
 
     def _body(self) -> dict[str, Any]:
         first = [{"role": "system", "content": self.system}] if self.system else []
@@ -147,6 +179,7 @@ class Session:
         return {**body, "model": self.model} if self.model else body
 
     def _hear(self, heard: Heard, event: dict[str, Any]) -> None:
+        heard.id = event.get("id") or heard.id
         heard.model = event.get("model") or heard.model
         heard.usage = event.get("usage") or heard.usage
         for choice in event.get("choices") or ():
@@ -155,11 +188,15 @@ class Session:
                 heard.first_s = heard.first_s if heard.text else self.now_s()
                 heard.text.append(text)
                 heard.last_s = self.now_s()
-                self.show(text)
+                self._show(text)
+
+    def _show(self, text: str) -> None:
+        if not self.as_json:
+            self.show(text)
 
     def _close_turn(self, heard: Heard) -> None:
         if heard.text:
-            self.show("\n")
+            self._show("\n")
             self.turns.append({"role": "assistant", "content": "".join(heard.text)})
         else:
             # Nothing was said: the question must not stay as if it had been answered.
@@ -175,14 +212,17 @@ class Session:
             known = {}
         return [str(known.get(peer) or peer[-8:]) for peer in peers]
 
-    def _balance(self) -> str:
+    def _balance(self, heard: Heard) -> str:
         if self.api.key is None:
             return ""
         try:
-            answer = self.api.get("/v1/credits/balance")
+            # What was stopped may still be held; without a receipt it can only be waited for.
+            is_open = heard.stopped and heard.usage is None
+            answer = quiet_balance(self.api) if is_open else self.api.get("/v1/credits/balance")
         except Problem:
             return ""  # The answer came; that its balance did not is no reason to alarm.
-        return f" · balance {say.amount(answer['available'], answer['asset'])}"
+        held = "" if answer["held"] == "0" else f" ({say.amount(answer['held'])} held)"
+        return f" · balance {say.amount(answer['available'], answer['asset'])}{held}"
 
 
 @dataclass(slots=True)
@@ -190,6 +230,7 @@ class Heard:
     """What came of one answer so far."""
 
     text: list[str] = field(default_factory=list)
+    id: str = ""
     model: str = ""
     usage: dict[str, Any] | None = None
     first_s: float = 0.0
@@ -197,18 +238,37 @@ class Heard:
     stopped: bool = False
 
 
+def as_object(heard: Heard, problem: Problem | None) -> dict[str, Any]:
+    """An answer as `--json` prints it; `error` says why it failed, null when it did not."""
+    error = None
+    if problem is not None:
+        error = {"code": problem.code, "message": problem.message, "hint": problem.hint}
+    return {
+        "text": "".join(heard.text),
+        "model": heard.model or None,
+        "usage": heard.usage,
+        "stopped": heard.stopped,
+        "error": error,
+    }
+
+
 def footer(heard: Heard, names: list[str]) -> str:
     """The line under an answer: model, node, tokens a second, cost, receipt."""
     parts = [heard.model or "-"]
     usage = heard.usage
+    if heard.stopped:
+        parts.append("stopped")
     if usage is None:
-        return f"[{' · '.join([*parts, 'stopped' if heard.stopped else 'no usage'])}]"
+        return f"[{' · '.join(parts if heard.stopped else [*parts, 'no usage'])}]"
     node = ", ".join(names)
     parts.append(f"node {node}" if node else f"route {usage.get('route', '-')}")
     tokens = int(usage.get("completion_tokens", 0))
+    if heard.stopped:
+        parts.append(f"{usage.get('prompt_tokens', 0)} + {tokens} tokens")
     elapsed_s = heard.last_s - heard.first_s
-    # The first token's time is not known, so the rate counts the steps between tokens.
-    if tokens > 1 and elapsed_s > 0:
+    # The first token's time is not known, so the rate counts the steps between tokens; of a
+    # stopped answer more tokens may be billed than came before our Ctrl-C.
+    if tokens > 1 and elapsed_s > 0 and not heard.stopped:
         parts.append(f"{(tokens - 1) / elapsed_s:.1f} tokens/s")
     if "cost" in usage:
         parts.append(f"cost {say.amount(usage['cost'], usage.get('asset', ''))}")

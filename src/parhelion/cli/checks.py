@@ -54,7 +54,7 @@ def library(prove: Callable[[], Problem | None], extra: bool) -> Line:
     """llama.cpp decodes a token here; `extra` is False when it needs its fallback for that."""
     problem = prove()
     if problem is not None:
-        return _fail("library", problem.message, problem.hint)
+        return _fail("library", brief(problem.message), problem.hint)
     if not extra:
         return _warn(
             "library",
@@ -62,6 +62,41 @@ def library(prove: Callable[[], Problem | None], extra: bool) -> Line:
             "a newer compiler may do better: python -m parhelion.engines.build --again",
         )
     return _ok("library", "decoded one token in a child process")
+
+
+def brief(message: str) -> str:
+    """The first and the last line of a child's last words: a traceback is no report."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[0] if len(lines) < 2 else f"{lines[0]}: {lines[-1]}"
+
+
+def config(problem: Problem | None, file: Path | None) -> Line:
+    """The settings can be read; without a file they are the defaults."""
+    if problem is not None:
+        return _fail("config", problem.message, problem.hint)
+    return _ok("config", "the defaults" if file is None else str(file))
+
+
+def keys(faults: Sequence[str], count: int) -> Line:
+    """No secret of the data folder can be read by others on this machine."""
+    if faults:
+        return _fail(
+            "keys",
+            "; ".join(faults),
+            "chmod 600 it, and replace the secret if others use this machine",
+        )
+    return _ok(
+        "keys", f"{count} secret files, readable by their owner only" if count else "none yet"
+    )
+
+
+def database(faults: Sequence[str] | None) -> Line:
+    """The database is whole and its books balance; None where there is none yet."""
+    if faults is None:
+        return _ok("database", "none yet: the first start makes it")
+    if faults:
+        return _fail("database", "; ".join(faults), "stop the coordinator and bring a backup back")
+    return _ok("database", "whole, and the books balance")
 
 
 def model(path: Path | None, digest_of: Callable[[Path], str], expected: str) -> Line:

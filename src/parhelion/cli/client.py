@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from parhelion.cli.options import Client
+from parhelion.cli.options import PORT_LIMIT, Client, WrongUsage
+from parhelion.config import LOOPBACK
 from parhelion.words import Problem, ProblemCode
 
 ANSWER_TIMEOUT_S = 30.0
@@ -28,6 +30,9 @@ LINE_LIMIT_BYTES = 4 * 1024 * 1024
 
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}
 """A coordinator bound to every address is asked on loopback."""
+
+UNREACHABLE = (OSError, http.client.HTTPException, UnicodeError)
+"""What urllib raises for an address; the last for names that no resolver could be asked."""
 
 Headers = dict[str, str]
 
@@ -42,7 +47,7 @@ class Api:
 
     def get(self, path: str) -> Any:
         """The JSON answer of a GET; Problem as the coordinator worded it."""
-        return json.loads(self.raw("GET", path))
+        return self._decoded(self.raw("GET", path))
 
     def command(self, method: str, path: str, body: object | None = None) -> Any:
         """The JSON answer of a request that only the one in charge may make (admin key)."""
@@ -53,7 +58,7 @@ class Api:
                 hint="run it on the coordinator's machine with the same --data",
             )
         answer = self.raw(method, path, body, bearer=self.admin)
-        return json.loads(answer) if answer.strip() else None
+        return self._decoded(answer) if answer.strip() else None
 
     def raw(
         self, method: str, path: str, body: object | None = None, *, bearer: str | None = None
@@ -71,10 +76,10 @@ class Api:
         except urllib.error.HTTPError as error:
             with error:
                 return _body_and_headers(error)
-        except (OSError, http.client.HTTPException) as error:
+        except UNREACHABLE as error:
             raise self._unreachable(error) from error
 
-    def stream(self, path: str, body: object) -> Iterator[dict[str, Any]]:
+    def stream(self, path: str, body: object) -> Generator[dict[str, Any], None, None]:
         """The events of a streamed answer; Problem for a refused or a broken one."""
         with self._open("POST", path, body, None) as answer:
             while True:
@@ -89,7 +94,7 @@ class Api:
                 text = line[5:].strip()
                 if text == b"[DONE]":
                     return
-                event = json.loads(text)
+                event = self._decoded(text)
                 if "error" in event:
                     raise problem_of(event["error"], None)
                 yield event
@@ -109,15 +114,47 @@ class Api:
             return _opener(self.base).open(request, timeout=ANSWER_TIMEOUT_S)
         except urllib.error.HTTPError as error:
             with error:
-                raise _refused(error) from error
-        except (OSError, http.client.HTTPException) as error:
+                raise self._refused(error) from error
+        except UNREACHABLE as error:
             raise self._unreachable(error) from error
+
+    def _refused(self, error: urllib.error.HTTPError) -> Problem:
+        try:
+            body = json.loads(error.read(BODY_LIMIT_BYTES))
+        except ValueError:
+            body = None
+        found = body.get("error") if isinstance(body, dict) else None
+        if not isinstance(found, dict):
+            return self._stranger(f"it answers {error.code} in a shape that is not ours")
+        return problem_of(found, error.code)
+
+    def _decoded(self, answer: bytes) -> Any:
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise self._stranger("what it answers is no JSON") from error
+
+    def _stranger(self, why: str) -> Problem:
+        return Problem(
+            ProblemCode.NO_NODE,
+            f"no Parhelion coordinator answers at {self.base}: {why}",
+            hint="another program may have this port; name the coordinator's with --api or --data",
+        )
 
     def _unreachable(self, error: Exception) -> Problem:
         cause = getattr(error, "reason", error)
+        if isinstance(cause, ssl.SSLError) and "CERTIFICATE" not in str(cause):
+            plain = self.base.replace("https://", "http://", 1)
+            return Problem(
+                ProblemCode.NO_NODE,
+                f"what answers at {self.base} does not speak https",
+                hint=f"try plain http: --api {plain}",
+            )
+        if isinstance(error, http.client.HTTPException | UnicodeError):
+            return self._stranger(str(error) or type(error).__name__)
         return Problem(
             ProblemCode.NO_NODE,
-            f"no coordinator answers at {self.base} ({cause})",
+            f"no coordinator answers at {self.base} ({getattr(cause, 'strerror', None) or cause})",
             hint="start one with `parhelion up`, or name another with --api or --data",
         )
 
@@ -125,28 +162,39 @@ class Api:
 def connect(options: Client) -> Api:
     """The coordinator that these options mean, with the keys that the data folder keeps."""
     folder = options.folder()
-    base = options.api or _written_address(folder, options.api_port)
+    # Secrets of this folder go to this folder's own coordinator, never to an address typed in.
+    ours = options.api is None
+    if options.key is not None and not (options.key.isascii() and options.key.isprintable()):
+        raise WrongUsage("--key is not an API key", "a key starts with sk-prl-")
+    key = options.key or (_secret(folder / "first-key") if ours else None)
+    return Api(base_of(options), key, _secret(folder / "admin.key") if ours else None)
+
+
+def base_of(options: Client) -> str:
+    """The address that these options mean: said, written by the running one, or configured."""
+    base = options.api or _written_address(options.folder(), options.api_port)
     if base is None:
         api = options.settings().api
         base = f"http://{api.host}:{api.port}"
-    # Secrets of this folder go to this folder's own coordinator, never to an address typed in.
-    ours = options.api is None
-    key = options.key or (_secret(folder / "first-key") if ours else None)
-    return Api(tidy(base), key, _secret(folder / "admin.key") if ours else None)
+    return tidy(base)
 
 
 def tidy(base: str) -> str:
     """An address as urllib wants it: with a scheme, a host one can dial, no path."""
-    parts = urlsplit(base if "://" in base else f"http://{base}")
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise Problem(
-            ProblemCode.INVALID_REQUEST,
-            f"{base!r} is not an API address",
-            hint="write it as http://HOST:PORT",
-        )
-    host = ANYWHERE.get(parts.hostname, parts.hostname)
+    wrong = WrongUsage(
+        f"{base!r} is not an API address",
+        f"write it as http://HOST:PORT, with a port from 1 to {PORT_LIMIT}",
+    )
+    try:
+        parts = urlsplit(base if "://" in base else f"http://{base}")
+        name, number = parts.hostname, parts.port
+    except ValueError as error:
+        raise wrong from error
+    if parts.scheme not in {"http", "https"} or not name or not base.isprintable() or " " in base:
+        raise wrong
+    host = ANYWHERE.get(name, name)
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    port = f":{parts.port}" if parts.port else ""
+    port = f":{number}" if number else ""
     return urlunsplit((parts.scheme, host + port, "", "", ""))
 
 
@@ -174,15 +222,6 @@ HINTS = {
     ProblemCode.MODEL_NOT_FOUND: "`parhelion models list` shows the models",
 }
 """For errors whose body carries no hint of its own."""
-
-
-def _refused(error: urllib.error.HTTPError) -> Problem:
-    try:
-        body = json.loads(error.read(BODY_LIMIT_BYTES))
-    except ValueError:
-        body = {}
-    found = body.get("error") if isinstance(body, dict) else None
-    return problem_of(found or {}, error.code)
 
 
 def _cut() -> Problem:
@@ -221,5 +260,5 @@ def _secret(path: Path) -> str | None:
 
 def _opener(base: str) -> urllib.request.OpenerDirector:
     # A proxy set for the outside world must not see requests to this machine.
-    local = urlsplit(base).hostname in {"127.0.0.1", "::1", "localhost"}
+    local = urlsplit(base).hostname in LOOPBACK
     return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))

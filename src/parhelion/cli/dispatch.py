@@ -32,13 +32,13 @@ COMMANDS = (
     Command("join", "join:join", "Serve models to a coordinator as one of its nodes."),
     Command("serve", "serve:serve", "Offer this one machine as a paid provider, on port 4001."),
     Command("chat", "chat:chat", "Talk to a model in the terminal."),
-    Command("models", "models:app", "List, add or fetch models."),
-    Command("nodes", "nodes:nodes", "Show the nodes of the running coordinator."),
+    Command("models", "models:app", "List, add, price or fetch models."),
+    Command("nodes", "nodes:app", "Show the nodes of the coordinator; invite or revoke some."),
     Command("credits", "credits:app", "Show your balance, or every entry that made it."),
     Command("keys", "keys:app", "Create, list or revoke API keys."),
     Command("receipt", "receipt:app", "Show, verify or explain the receipt of an answer."),
     Command("doctor", "doctor:doctor", "Check this installation and say what to do about it."),
-    Command("backup", "backup:backup", "Copy the running coordinator's database to a file."),
+    Command("backup", "backup:app", "Save all that a coordinator needs to come back; restore it."),
     Command("bench", "bench:bench", "Run the benchmarks of the repository."),
 )
 
@@ -86,6 +86,9 @@ def help_text() -> str:
 
 
 def _choose(early: list[str], words: list[str]) -> int:
+    if early and not words and early[-1] in _TAKING_A_VALUE:
+        say.problem(f"{early[-1]} needs a value", "`parhelion --help` shows what it takes")
+        return EXIT_USAGE
     if "--version" in early:
         say.data(_version())
         return 0
@@ -116,22 +119,37 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _call(words: list[str]) -> int:
     from cyclopts import App, CycloptsError
 
+    from parhelion.cli.options import WrongUsage
+    from parhelion.cli.usage import explained
     from parhelion.words import Problem
 
     app = App(
-        name="parhelion", version=_version(), result_action="return_value", help_format="plaintext"
+        name="parhelion",
+        version=_version(),
+        result_action="return_value",
+        help_format="plaintext",
+        help_formatter="plain" if say.is_plain() else "default",
     )
     for command in COMMANDS:
-        # Given by name, so that only the chosen command is imported.
-        app.command(f"parhelion.cli.{command.target}", name=command.name, help=command.sentence)
+        # Given by name, so that only the chosen command is imported; its docstring is its help.
+        app.command(f"parhelion.cli.{command.target}", name=command.name)
     try:
         code = app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        error.verbose = False
-        say.problem(str(error), f"see: parhelion {words[0]} --help")
+        say.problem(*explained(error, words))
+        return EXIT_USAGE
+    except WrongUsage as error:
+        say.problem(error.message, error.hint)
         return EXIT_USAGE
     except Problem as error:
         say.problem(error.message, error.hint)
+        return EXIT_FAILED
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What the system refuses about a path or an address that was typed in.
+        place = f"{error.filename}: " if error.filename else ""
+        say.problem(f"{place}{error.strerror or error}", "is the path or address right?")
         return EXIT_FAILED
     return code if isinstance(code, int) else 0
 

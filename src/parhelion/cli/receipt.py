@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,7 +10,9 @@ from cyclopts import App, Parameter
 
 from parhelion.cli import say
 from parhelion.cli.client import connect, escape
-from parhelion.cli.options import CLIENT, Client
+from parhelion.cli.nodes import check_peer
+from parhelion.cli.options import CLIENT, OFFLINE, Client, Offline
+from parhelion.cli.settled import letters_of
 from parhelion.words import Problem, ProblemCode
 
 if TYPE_CHECKING:
@@ -19,6 +22,9 @@ app = App(name="receipt", help="Show, verify or explain the receipt of an answer
 
 READ_LIMIT_BYTES = 32 * 1024 * 1024
 """Twice the largest evidence that can be checked."""
+
+KIN = ("req_", "hold_", "job_", "chatcmpl-", "cmpl-")
+"""Other ids of one request, as answers and histories show them."""
 
 STEPS = (
     ("source", "Deposit or grant"),
@@ -36,7 +42,8 @@ STEPS = (
 
 @app.command
 def show(
-    id: str,
+    id: Annotated[str, Parameter(help="rcpt_…, or the answer's chatcmpl-…, req_… or hold_….")],
+    /,
     *,
     evidence: Annotated[
         bool, Parameter(negative="", help="The evidence that opens it (kept for 15 minutes).")
@@ -44,7 +51,7 @@ def show(
     client: Client = CLIENT,
 ) -> int:
     """Print a receipt of yours, or the evidence that opens it, as JSON; redirect it to a file."""
-    api, path = connect(client), f"/v1/receipts/{escape(id)}"
+    api, path = connect(client), f"/v1/receipts/{receipt_id(id)}"
     if evidence:
         say.data_json(api.get(f"{path}?evidence=1")["evidence"])
     else:
@@ -55,17 +62,23 @@ def show(
 
 @app.command
 def verify(
-    file: Path,
+    file: Annotated[
+        Path,
+        Parameter(allow_leading_hyphen=True, help="The receipt; - reads standard input."),
+    ],
+    /,
     *,
     evidence: Annotated[Path | None, Parameter(help="File from `receipt show --evidence`.")] = None,
     coordinator: Annotated[
         str | None, Parameter(help="Peer id that must have signed it (12D3KooW…).")
     ] = None,
-    client: Client = CLIENT,
+    client: Offline = OFFLINE,
 ) -> int:
     """Check a receipt offline; exit code 1 when a check failed."""
     from parhelion import proof
 
+    if coordinator is not None:
+        check_peer(coordinator, "--coordinator: ")
     receipt = _read(file)
     opened = _read(evidence) if evidence is not None else None
     checks = proof.verify(receipt, opened, coordinator)
@@ -87,14 +100,25 @@ def verify(
 
 
 @app.command
-def explain(id: str, *, client: Client = CLIENT) -> int:
+def explain(
+    id: Annotated[str, Parameter(help="rcpt_…, or the answer's chatcmpl-…, req_… or hold_….")],
+    /,
+    *,
+    client: Client = CLIENT,
+) -> int:
     """Tell from the ledger what an answer cost and why: grant, rate, tokens, debit, shares."""
-    answer = connect(client).get(f"/v1/receipts/{escape(id)}/explain")
+    answer = connect(client).get(f"/v1/receipts/{receipt_id(id)}/explain")
     if client.json:
         say.data_json(answer)
     else:
         say.data(story(answer))
     return 0
+
+
+def receipt_id(id: str) -> str:
+    """The receipt's id from any id of its request, escaped: they share their last letters."""
+    is_kin = id.startswith(KIN)
+    return escape(f"rcpt_{letters_of(id)}" if is_kin else id)
 
 
 def report(receipt: bytes, checks: tuple[Check, ...]) -> str:
@@ -130,6 +154,8 @@ def _told(value: Any) -> list[str]:
 
 
 def _read(path: Path) -> bytes:
+    if str(path) == "-":
+        return sys.stdin.buffer.read(READ_LIMIT_BYTES).strip()
     try:
         with path.open("rb") as file:
             return file.read(READ_LIMIT_BYTES).strip()

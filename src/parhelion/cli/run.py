@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from parhelion.cli.options import COMMON, Common
+from parhelion.cli.options import OPTIONS, Options, WrongUsage
 from parhelion.cli.up import Host, Models, Open, bind, start
 
 
@@ -19,14 +19,10 @@ def run(
     ] = 1,
     host: Host = None,
     open_: Open = False,
-    common: Common = COMMON,
+    options: Options = OPTIONS,
 ) -> int:
     """Start a private pool: rates are 0, so no key is needed; it serves when NODES have joined."""
     if nodes < 1:
-        from parhelion.words import Problem, ProblemCode
-
-        raise Problem(
-            ProblemCode.INVALID_REQUEST, "a pool needs at least one node", hint="say -n 1 or more"
-        )
-    config = bind(common, host, open_)
-    return start(common, config, model, need=nodes, free=True, local_node=False)
+        raise WrongUsage("a pool needs at least one node", "say -n 1 or more")
+    config = bind(options, host, open_)
+    return start(options, config, model, need=nodes, free=True, local_node=False)

@@ -40,8 +40,12 @@ def problem(message: str, hint: str) -> None:
 
 def paint(text: str, colour: str) -> str:
     """Text in an ANSI colour for a terminal on standard error; plain with NO_COLOR or in a pipe."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
-    return text if plain or not sys.stderr.isatty() else f"\x1b[{colour}m{text}\x1b[0m"
+    return text if is_plain() or not sys.stderr.isatty() else f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def is_plain() -> bool:
+    """Whether this person or terminal wants no colours."""
+    return bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -69,4 +73,7 @@ def moment(at_ms: int | None) -> str:
 
     if at_ms is None:
         return "-"
-    return datetime.fromtimestamp(at_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(at_ms / 1000).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError):
+        return "beyond year 9999"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from parhelion.cli.options import COMMON, Common
+from parhelion.cli.options import OPTIONS, Options
 from parhelion.cli.up import Host, Models, Open, bind, start
 
 SERVE_PORT = 4001
@@ -11,13 +11,13 @@ SERVE_WEB_PORT = 4002
 
 
 def serve(
-    *, model: Models = (), host: Host = None, open_: Open = False, common: Common = COMMON
+    *, model: Models = (), host: Host = None, open_: Open = False, options: Options = OPTIONS
 ) -> int:
     """Offer this machine as a paid provider: coordinator, node and gate on port 4001."""
-    config = bind(common, host, open_, port=common.api_port or SERVE_PORT)
-    if common.web_port is None:
+    config = bind(options, host, open_, port=options.api_port or SERVE_PORT)
+    if options.web_port is None:
         import msgspec
 
         web = msgspec.structs.replace(config.web, port=SERVE_WEB_PORT)
         config = msgspec.structs.replace(config, web=web)
-    return start(common, config, model, need=1, free=False, local_node=True)
+    return start(options, config, model, need=1, free=False, local_node=True)

@@ -68,20 +68,33 @@ def ready_line(ready: Ready) -> str:
     return msgspec.json.encode(fields).decode()
 
 
-def welcome(ready: Ready, *, admin: tuple[str, Path] | None, chat: str = "parhelion chat") -> str:
-    """Addresses, keys and a first request; `admin` at the coordinator's first start only."""
+def welcome(ready: Ready, *, free: bool = False, chat: str = "parhelion chat") -> str:
+    """Addresses, the key and a first request; who may use it where others can reach it."""
     lines: list[str] = []
     if ready.model:
         lines.append(f"  Model  {ready.model}{_demonstration(ready.model)}")
     lines += [f"  API    {ready.api}", f"  Web    {ready.web}"]
+    if ready.lan_api:
+        lines.append(f"  LAN    {ready.lan_api} (the API for other machines)")
     if ready.key:
         lines.append(f"  Key    {ready.key}{_grant(ready)}")
-    if admin is not None:
-        secret, path = admin
-        lines.append(f"  Admin  {secret} (shown this once; kept in {path})")
+    if ready.lan_api:
+        lines += ["", who_may(free)]
     lines += ["", "Ask it something:", "", curl(ready), ""]
     lines.append(f"Or talk to it: {chat}")
     return "\n".join(lines)
+
+
+def who_may(free: bool) -> str:
+    """Who may use an API that other machines reach, in words."""
+    if free:
+        return "Anyone who can reach this address may prompt, without a key and for free."
+    return "Anyone who can reach this address and has a key may prompt."
+
+
+def admin_words(secret: str, path: Path) -> str:
+    """What is told once, beside the data: a redirected standard output must not hold it."""
+    return f"Admin key {secret}\n  shown this once; kept in {path}"
 
 
 def curl(ready: Ready) -> str:

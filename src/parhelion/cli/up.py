@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from parhelion import __version__
 from parhelion.cli import say
-from parhelion.cli.options import COMMON, Common
+from parhelion.cli.options import OPTIONS, Options
 from parhelion.cli.serving import (
+    admin_words,
     attend,
     command_line,
     first_admin_key,
@@ -22,7 +25,7 @@ from parhelion.cli.serving import (
 )
 
 if TYPE_CHECKING:
-    from parhelion.bootstrap import Ready
+    from parhelion.bootstrap import Pool, Ready
     from parhelion.config import Config
 
 Models = Annotated[
@@ -36,15 +39,15 @@ Open = Annotated[
 
 
 def up(
-    *, model: Models = (), host: Host = None, open_: Open = False, common: Common = COMMON
+    *, model: Models = (), host: Host = None, open_: Open = False, options: Options = OPTIONS
 ) -> int:
     """Start a coordinator, a node and an engine on this machine; Ctrl-C drains and ends."""
-    return start(common, bind(common, host, open_), model, need=1, free=False, local_node=True)
+    return start(options, bind(options, host, open_), model, need=1, free=False, local_node=True)
 
 
-def bind(common: Common, host: str | None, open_: bool, **api: int) -> Config:
+def bind(options: Options, host: str | None, open_: bool, **api: int) -> Config:
     """The settings with what the command line says of binding and joining."""
-    return common.settings(
+    return options.settings(
         api={"host": host, **api},
         web={"host": host},
         nodes={"admit": "open" if open_ else None},
@@ -52,7 +55,7 @@ def bind(common: Common, host: str | None, open_: bool, **api: int) -> Config:
 
 
 def start(
-    common: Common,
+    options: Options,
     config: Config,
     models: tuple[str, ...],
     *,
@@ -64,22 +67,30 @@ def start(
     from parhelion.bootstrap import run_coordinator
 
     config = for_person(config, terminal=sys.stderr.isatty())
-    admin = first_admin_key(common.folder())
-    chat = command_line("chat", common.data)
+    admin = first_admin_key(options.folder())
+    chat = command_line("chat", options.data)
 
     def on_ready(ready: Ready) -> None:
-        if common.json:
+        if options.json:
             say.data(ready_line(ready))
             return
         opening = ready_words() if local_node else waiting(ready, need, models)
-        say.data(f"{opening}\n\n{welcome(ready, admin=admin(), chat=chat)}")
+        say.data(f"{opening}\n\n{welcome(ready, free=free, chat=chat)}")
         if local_node and ready.join:
-            say.data(f"Add a machine: {join_command(ready, models)}")
+            say.data(f"Add a machine: {join_command(ready, models)}{needs_file(models)}")
+        if (made := admin()) is not None:
+            say.talk(admin_words(*made))
 
     served = partial(
-        run_coordinator, config, need=need, free=free, local_node=local_node, models=models
+        run_coordinator,
+        config,
+        need=need,
+        free=free,
+        local_node=local_node,
+        models=models,
+        on_pool=None if options.json else tell_pool(local_node),
     )
-    if not common.json:
+    if not options.json:
         say.talk("starting (a few seconds; a model's first use may take longer)")
     return attend(config, served, on_ready)
 
@@ -95,11 +106,56 @@ def waiting(ready: Ready, need: int, models: tuple[str, ...]) -> str:
     return (
         f"Parhelion {__version__} is waiting for {nodes}. On each machine:\n\n"
         f"  {join_command(ready, models)}\n\n"
-        f"It serves as soon as they have joined."
+        f"It serves as soon as they have joined.{needs_file(models)}"
     )
 
 
 def join_command(ready: Ready, models: tuple[str, ...]) -> str:
     """What another machine is told; a node needs the pool's models as files of its own."""
-    files = "".join(f" -m {shlex.quote(name)}" for name in models)
-    return f"parhelion join -s '{ready.join}'{files}"
+    # The file's name, not its path: that is this machine's, and nobody else's business.
+    names = [Path(name).name if is_file(name) else name for name in models]
+    options = "".join(f" -m {shlex.quote(name)}" for name in names)
+    return f"parhelion join -s '{ready.join}'{options}"
+
+
+def needs_file(models: tuple[str, ...]) -> str:
+    """What the join command cannot say: a model file must be on each machine."""
+    files = [Path(name).name for name in models if is_file(name)]
+    if not files:
+        return ""
+    return f"\nEach machine needs {', '.join(files)} itself: say after -m where it is there."
+
+
+def is_file(name: str) -> bool:
+    """Whether a model was named by its file, as bootstrap takes it."""
+    return name.endswith(".gguf")
+
+
+def tell_pool(has_own: bool) -> Callable[[Pool], None]:
+    """Tell on standard error who joins and leaves; `has_own` leaves out this machine's node."""
+    before: Pool | None = None
+
+    def tell(now: Pool) -> None:
+        nonlocal before
+        if before is not None or not has_own:
+            say.talk(news(before, now))
+        before = now
+
+    return tell
+
+
+def news(before: Pool | None, now: Pool) -> str:
+    """What changed among the nodes, in a line; a second one when it starts or stops to serve."""
+    then = before.ready if before is not None else ()
+    came = [name for name in now.ready if name not in then]
+    left = [name for name in then if name not in now.ready]
+    count = f"{len(now.ready)} of {now.need}" if len(now.ready) <= now.need else f"{len(now.ready)}"
+    lines = []
+    if came:
+        lines.append(f"{count} joined: {', '.join(came)}")
+    if left:
+        lines.append(f"{', '.join(left)} left; {count} here")
+    was_complete = before is not None and before.complete
+    if now.complete != was_complete:
+        lines.append("ready" if now.complete else "waiting: no prompt can be served now")
+    return "\n".join(lines)

@@ -49,10 +49,7 @@ class Answer:
         So nothing is journalled, and a crash costs the client of an unstreamed answer nothing.
         """
         relay = self._relay
-        while relay.last is None:
-            relay.take()
-            await relay.more()
-        last = self._last(relay.last)
+        last = self._last(await relay.over())
         return Chunk(text=relay.text, finish_reason=last.finish_reason, usage=last.usage)
 
     async def disconnect(self) -> None:

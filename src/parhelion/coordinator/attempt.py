@@ -7,9 +7,11 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from parhelion.coordinator.progress import Mark
+from parhelion.coordinator.registry import FULL_S
 from parhelion.coordinator.session import Misbehaved, Session
 from parhelion.link import Cut, Open
-from parhelion.proof import ask_digest, opening_hash, segment_holds
+from parhelion.proof import segment_holds
 from parhelion.words import Job, Placement, Problem, ProblemCode, Segment, Step
 
 if TYPE_CHECKING:
@@ -22,8 +24,11 @@ SIGNATURE_WAIT_S = 2.0
 
 NATURAL_ENDS = ("eog", "length")
 
-HANDED_BACK = (ProblemCode.DRAINING, ProblemCode.OVERLOADED, ProblemCode.CANCELLED)
-"""What a healthy node says of a job that it will not run."""
+NOT_NOW = (ProblemCode.DRAINING, ProblemCode.OVERLOADED)
+"""What a healthy node says of a job that it has no place for: another place is looked for."""
+
+HANDED_BACK = (*NOT_NOW, ProblemCode.CANCELLED)
+"""What a healthy node says of a job that it will not run, or not to its end."""
 
 _CODES = frozenset(code.value for code in ProblemCode)
 
@@ -41,11 +46,14 @@ class Attempt:
         "backend",
         "closed",
         "ended_at_ms",
+        "handed_back",
         "head",
         "job",
+        "late_ids",
         "number",
         "over",
         "placement",
+        "prefilled",
         "relay",
         "session",
         "signature",
@@ -71,7 +79,8 @@ class Attempt:
         self.backend = session.node.card.backend
         self.start = self.to = len(relay.ids)
         self.started_at_ms = self.ended_at_ms = relay.clock.now_ms()
-        self.closed = False
+        self.prefilled = self.late_ids = 0
+        self.closed = self.handed_back = False
         self.head = ""
         self.over: asyncio.Future[Problem | None] = loop.create_future()
         self.signature: asyncio.Future[Segment | str] = loop.create_future()
@@ -88,18 +97,36 @@ class Attempt:
         except Problem as problem:
             self._close()
             self._settle("the job was never sent")
-            self.over.set_result(problem)
+            self._resolve(problem)
 
     def leave(self) -> None:
         """The client left: cut here."""
         if not self.closed:
             self._cut()
 
+    # --- how far it is ------------------------------------------------------------------------
+
+    @property
+    def digest(self) -> str:
+        """The model's artefact."""
+        return self.job.digest
+
+    @property
+    def began(self) -> bool:
+        """Whether its first id is there."""
+        return len(self.relay.ids) > self.start
+
+    @property
+    def mark(self) -> Mark | None:
+        """What changes with every step that moves the job; None once it is over."""
+        return None if self.closed else (self.number, self.prefilled, len(self.relay.ids))
+
     # --- what the node says -------------------------------------------------------------------
 
     def take(self, step: Step) -> None:
         """A step of the engine; Misbehaved for ids that cannot be. After the cut: nothing."""
         if self.closed:
+            self._late(len(step.ids))
             return
         relay = self.relay
         if step.prefilled or step.cached:
@@ -108,6 +135,12 @@ class Attempt:
         if step.ids:
             self._check(step)
             cut = relay.accept(step.ids)
+            # Only what was accepted is speed: anything else a node could make up.
+            took = len(relay.ids) - step.start
+            self.session.node.ids_made += took
+            self.late_ids = len(step.ids) - took
+        elif step.prefilled > self.prefilled:
+            self.prefilled = step.prefilled
         if cut:
             if step.finish in NATURAL_ENDS and len(relay.ids) == step.start + len(step.ids):
                 self._finish()
@@ -123,11 +156,15 @@ class Attempt:
         if self.closed:
             return
         self._close()
+        self.handed_back = code in NOT_NOW and self.to == self.start
         self._release()
         if self.to == self.start:
             self._settle(f"the node failed the job: {code}")
+        if self.handed_back:
+            self._resolve(_busy(code, message))
+            return
         self.session.node.failed += 1
-        self.over.set_result(_problem(code, message))
+        self._resolve(_problem(code, message))
 
     def signed(self, segment: Segment) -> None:
         """The node's signature; one for another index is of before the cut and not the one."""
@@ -139,6 +176,15 @@ class Attempt:
             raise Misbehaved(fault)
         self._settle(segment)
 
+    def stall(self, problem: Problem) -> None:
+        """The node does not go on with it: it is told to stop, and the job is lost to it."""
+        if self.closed:
+            return
+        self._close()
+        self.session.node.failed += 1
+        self.session.send(Cut(job=self.job.job, attempt=self.number, n=self.to))
+        self._resolve(problem)
+
     def lost(self, problem: Problem) -> None:
         """The node's session ended."""
         was_closed = self.closed
@@ -146,7 +192,7 @@ class Attempt:
         self._settle("the node was lost")
         if not was_closed:
             self.session.node.failed += 1
-            self.over.set_result(problem)
+            self._resolve(problem)
 
     # --- the segment --------------------------------------------------------------------------
 
@@ -158,13 +204,13 @@ class Attempt:
             node=self.placement.pipeline[-1],
             job=self.job.job,
             attempt=self.number,
-            opening_hash=opening_hash(self.job.opening),
+            opening_hash=self.relay.hidden.opening_hash,
             artefact=self.job.digest,
             backend=self.backend,
             start=self.start,
             to=self.to,
             head=self.head,
-            ask=ask_digest(self.job),
+            ask=self.relay.hidden.ask,
             started_at_ms=self.started_at_ms,
             ended_at_ms=max(self.started_at_ms, self.ended_at_ms),
             signature=None,
@@ -182,19 +228,36 @@ class Attempt:
         if min(ids) < 0 or max(ids) >= self.relay.n_vocab:
             raise Misbehaved("an id outside the vocabulary")
 
+    def _late(self, count: int) -> None:
+        """Ids after the cut are nobody's; an honest engine makes no more than it was asked for."""
+        self.late_ids += count
+        if self.to + self.late_ids > self.job.max_tokens:
+            raise Misbehaved(f"more than max_tokens {self.job.max_tokens} ids, after the cut")
+
     def _finish(self) -> None:
         """The node came to the end by itself: its slot is free already."""
         self._close()
         self._release()
-        self.session.node.served += 1
-        self.over.set_result(None)
+        self._served()
 
     def _cut(self) -> None:
         self._close()
         self.session.send(Cut(job=self.job.job, attempt=self.number, n=self.to))
         if not self.over.done():
-            self.session.node.served += 1
-            self.over.set_result(None)
+            self._served()
+
+    def _served(self) -> None:
+        node = self.session.node
+        node.served += 1
+        if self.relay.meter.finish is not None:
+            # A whole answer: whatever stood still at this node before, it works.
+            node.stuck = None
+        self._resolve(None)
+
+    def _resolve(self, problem: Problem | None) -> None:
+        # Who waited may have been cancelled, and the future with it (the process stops).
+        if not self.over.done():
+            self.over.set_result(problem)
 
     def _close(self) -> None:
         if self.closed:
@@ -221,6 +284,9 @@ class Attempt:
     def _release(self) -> None:
         if self._free is not None:
             free, self._free = self._free, None
+            room = self.session.node.rooms[self.job.digest]
+            until_s = self.relay.clock.monotonic_s() + FULL_S
+            room.full_until_s = until_s if self.handed_back else None
             free()
 
     def _fault(self, segment: Segment) -> str | None:
@@ -239,11 +305,22 @@ class Attempt:
         return None if segment_holds(segment) else "the segment's signature does not hold"
 
 
+def _busy(code: str, message: str) -> Problem:
+    return Problem(
+        ProblemCode.OVERLOADED,
+        f"the node had no place for the job ({code}): {message}",
+        hint="all nodes are busy; retry later",
+        retry_after_s=1,
+    )
+
+
 def _problem(code: str, message: str) -> Problem:
-    """The problem that a node's word for it becomes; the client's fault only where it can be."""
+    """The problem that a node's word for it becomes: never the client's fault.
+
+    We have checked the request against the model's own card; a node that says otherwise is at odds
+    with it, and another one may not be.
+    """
     known = ProblemCode(code) if code in _CODES else ProblemCode.ENGINE_FAILED
-    if known is ProblemCode.CONTEXT_LENGTH_EXCEEDED:
-        return Problem(known, message, hint="shorten the prompt", param="messages")
     hint = "retry; what was delivered is billed, the rest is not"
     if known in HANDED_BACK:
         text = f"the node handed the job back ({known}): {message}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 
 from parhelion.config import Config
 from parhelion.coordinator.answer import Answer, Replayed
@@ -18,8 +19,9 @@ from parhelion.coordinator.registry import Node, Registry
 from parhelion.coordinator.serve import Service, Tokeniser, draining
 from parhelion.coordinator.session import Session, say_goodbye
 from parhelion.coordinator.settle import Settler
+from parhelion.coordinator.sweeper import Sweeper
 from parhelion.coordinator.views import Health, NodeView
-from parhelion.identity import Entropy, Keys, NodeAccess, NodeKey
+from parhelion.identity import Entropy, NodeAccess, NodeKey
 from parhelion.ledger import Ledger
 from parhelion.link import Carrier, FromNode, LinkBroken
 from parhelion.models import Catalogue
@@ -34,6 +36,9 @@ SWEEPS_PER_HEARTBEAT = 4
 
 LAST_SETTLING_S = 5.0
 """After the drain: a signature's 2 s, a commit, and room."""
+
+GOODBYES_S = 1.0
+"""One frame to each node; who does not take it sees a closed socket instead."""
 
 
 class Coordinator:
@@ -51,12 +56,10 @@ class Coordinator:
         gate: Gate,
         ledger: Ledger,
         receipts: Receipts,
-        keys: Keys,
         access: NodeAccess,
         metrics: Metrics,
         need: int = 1,
     ) -> None:
-        del keys  # Keys are settled through the gate, which knows whose they are.
         self._config = config
         self._clock = clock
         self._key = key
@@ -66,6 +69,9 @@ class Coordinator:
         self._need = need
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._visits: set[asyncio.Task[object]] = set()
+        self.on_nodes: Callable[[], None] | None = None
+        """Called when nodes came, went or changed; also at most heartbeats."""
         self.registry = Registry(config.nodes, need, self._nodes_changed)
         queue = Queue(config.limits.queue_length, config.limits.queue_per_account)
         self.places = Places(self.registry, queue, clock, need)
@@ -91,6 +97,7 @@ class Coordinator:
             clock=clock,
             entropy=entropy,
         )
+        self.sweeper = Sweeper(ledger, gate, self.service.holds)
         self._show(metrics)
 
     async def start(self) -> None:
@@ -99,6 +106,7 @@ class Coordinator:
         self._tasks = [
             asyncio.create_task(self._sweep(), name="sweep"),
             asyncio.create_task(self.journal.run(), name="journal"),
+            asyncio.create_task(self.sweeper.run(), name="sweeper"),
         ]
 
     async def serve(self, ask: Ask, credentials: Credentials) -> Answer | Replayed:
@@ -110,6 +118,15 @@ class Coordinator:
 
     async def attend(self, carrier: Carrier[FromNode]) -> None:
         """One node's session, from its registration to its end."""
+        visit = asyncio.current_task()
+        assert visit is not None
+        self._visits.add(visit)
+        try:
+            await self._attend(carrier)
+        finally:
+            self._visits.discard(visit)
+
+    async def _attend(self, carrier: Carrier[FromNode]) -> None:
         try:
             if self._stopping:
                 raise draining()
@@ -179,6 +196,9 @@ class Coordinator:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*self._tasks, *self.service.live, return_exceptions=True)
         self._tasks = []
+        if self._visits:
+            # The nodes hear why, and that it may pass, before their sockets close.
+            await asyncio.wait(self._visits, timeout=GOODBYES_S)
 
     async def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
@@ -196,6 +216,8 @@ class Coordinator:
 
     def _nodes_changed(self) -> None:
         self.places.nodes_changed()
+        if self.on_nodes is not None:
+            self.on_nodes()
 
     def _knows(self, digest: str) -> bool:
         return self._catalogue.by_digest(digest) is not None
@@ -204,13 +226,13 @@ class Coordinator:
         """The first model of the catalogue that a ready node serves."""
         ready = [node for node in self.registry.nodes() if node.state == "ready"]
         for model in self._catalogue.models():
-            if any(model.card.digest in node.contexts for node in ready):
+            if any(model.card.digest in node.rooms for node in ready):
                 return model.card.id
         return None
 
     def _view(self, node: Node) -> NodeView:
         card = node.card
-        offered = [self._catalogue.by_digest(digest) for digest in node.contexts]
+        offered = [self._catalogue.by_digest(digest) for digest in node.rooms]
         return NodeView(
             name=card.name,
             peer=node.peer,

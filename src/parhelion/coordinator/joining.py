@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from parhelion.coordinator.registry import Node, check_card
+from parhelion.coordinator.registry import Node, Room, check_card
 from parhelion.identity import NodeAccess
 from parhelion.link import Carrier, FromNode, Register, Welcome
 from parhelion.words import Clock, NodeCard, Problem, ProblemCode
@@ -39,29 +39,32 @@ class Door:
             )
         self.joining += 1
         try:
-            card, contexts = await self._hear_card(carrier)
+            card, rooms = await self._hear_card(carrier)
             welcome = Welcome(
-                coordinator=coordinator, heartbeat_s=self._heartbeat_s, accepted=tuple(contexts)
+                coordinator=coordinator, heartbeat_s=self._heartbeat_s, accepted=tuple(rooms)
             )
             await asyncio.wait_for(carrier.send(welcome), WELCOME_DEADLINE_S)
         except TimeoutError:
+            # Not a refusal: a machine that is merely slow may try again.
             raise Problem(
-                ProblemCode.LINK_REFUSED,
+                ProblemCode.DEADLINE_EXCEEDED,
                 f"no registration within {REGISTER_DEADLINE_S:.0f} s",
-                hint="the node's software is at fault",
+                hint="the node is too slow or too far away; it tries again",
             ) from None
         finally:
             self.joining -= 1
+        # Revoked while it was being welcomed: nobody could end a session that was not one yet.
+        self._access.refuse_ended(card.peer)
         now_s = self._clock.monotonic_s()
         return Node(
             card=card,
-            contexts=contexts,
+            rooms=rooms,
             connected_at_ms=self._clock.now_ms(),
             heard_s=now_s,
             idle_since_s=now_s,
         )
 
-    async def _hear_card(self, carrier: Carrier[FromNode]) -> tuple[NodeCard, dict[str, int]]:
+    async def _hear_card(self, carrier: Carrier[FromNode]) -> tuple[NodeCard, dict[str, Room]]:
         message = await asyncio.wait_for(carrier.receive(), REGISTER_DEADLINE_S)
         if not isinstance(message, Register):
             raise Problem(
@@ -69,7 +72,7 @@ class Door:
                 f"the first message must be register, not {type(message).__name__}",
                 hint="the node's software is at fault",
             )
-        contexts = check_card(message.card, carrier.peer, self._known)
+        rooms = check_card(message.card, carrier.peer, self._known)
         # Consent comes last: an invite must not be spent on a card that is refused anyway.
         await self._access.admit(carrier.peer, message.invite)
-        return message.card, contexts
+        return message.card, rooms

@@ -17,6 +17,10 @@ INTERVAL_S = 0.25
 """What a crash may cost the treasury: a quarter of a second of ids, for one commit a quarter."""
 
 
+PAUSE_S = 1.0
+"""After a commit that raised what nobody foresaw; meanwhile the marks only grow older."""
+
+
 class Journal:
     """One task, one commit per interval; it sleeps while nothing is delivered."""
 
@@ -28,7 +32,7 @@ class Journal:
 
     def note(self, relay: Relay) -> None:
         """Bytes of this answer went out; once it is being settled that is of no use any more."""
-        if relay.settling:
+        if relay.settling or relay in self._dirty:
             return
         self._dirty.add(relay)
         self._work.set()
@@ -43,7 +47,12 @@ class Journal:
             await self._work.wait()
             await asyncio.sleep(INTERVAL_S)
             self._work.clear()
-            await self.write()
+            try:
+                await self.write()
+            except Exception:
+                # Without its journal every answer would be the treasury's loss at a crash.
+                log.exception("journal not written")
+                await asyncio.sleep(PAUSE_S)
 
     async def write(self) -> None:
         """One commit for all answers that moved since the last."""

@@ -39,6 +39,7 @@ class Meter:
         "_decoder",
         "_eog",
         "_held",
+        "_let_out",
         "_max_tokens",
         "_pieces",
         "_silent_before",
@@ -64,6 +65,7 @@ class Meter:
         self._silent_before = 0
         self._decoder: codecs.IncrementalDecoder | None = None
         self._held = ""
+        self._let_out = (0, 0)
         self.accepted = 0
         self.silent_ids = 0
         self.finish: str | None = None
@@ -78,6 +80,13 @@ class Meter:
         """Completion tokens that no earlier run of the same request was billed for."""
         fresh = max(0, self.accepted - self._unbilled_from)
         return max(0, fresh - (self.silent_ids - self._silent_before))
+
+    @property
+    def let_out(self) -> tuple[int, int]:
+        """(accepted ids, billable tokens) up to the last id whose whole text was let out."""
+        if self._held or self._decoder is not None:
+            return self._let_out
+        return self.accepted, self.billable_tokens
 
     def accept(self, ids: Sequence[int]) -> str:
         """Take the next ids; the text that may be sent now. After the cut nothing is taken.
@@ -124,17 +133,25 @@ class Meter:
         if self.accepted <= self._unbilled_from:
             self._silent_before += 1
 
+    def _hold_back(self) -> None:
+        """The present id's text is held back, at least its end; all before it is out."""
+        own = self.accepted > self._unbilled_from
+        self._let_out = (self.accepted - 1, self.billable_tokens - own)
+
     def _decode(self, piece: bytes) -> str:
-        decoder = self._decoder
+        decoder, starts = self._decoder, self._decoder is None
         if decoder is None:
             decoder = self._decoder = _utf8("replace")
         text = decoder.decode(piece)
         if not decoder.getstate()[0]:
             self._decoder = None
+        elif (starts or text) and not self._held:
+            self._hold_back()
         return text
 
     def _watch(self, text: str) -> str:
         """The part of held-back and new text that no stop string can begin in."""
+        fresh = len(text)
         text = self._held + text
         starts = [at for at in map(text.find, self._stops) if at >= 0]
         if starts:
@@ -143,6 +160,8 @@ class Meter:
             self._held, self._decoder = "", None
             return text[: min(starts)]
         keep = _possible_start(text, self._stops)
+        if 0 < keep <= fresh:
+            self._hold_back()
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Collection
 
 from parhelion.coordinator import route
@@ -55,8 +56,7 @@ class Places:
             raise refusal
         loop = asyncio.get_running_loop()
         ticket = Ticket(need, account, frozenset(without), loop.create_future())
-        # Nobody overtakes those who wait for the same model.
-        node = None if self._queue.waits_for(need.digest) else self._pick(need, without)
+        node = self._pick_behind(need, without)
         if node is not None:
             self._reserve(node, ticket)
             return ticket
@@ -88,15 +88,59 @@ class Places:
             while (ticket := self._queue.first(digest)) is not None:
                 node = self._pick(ticket.need, ticket.without)
                 if node is None:
+                    self._serve_behind(ticket)
                     break
                 self._queue.serve(ticket)
                 self._reserve(node, ticket)
+
+    def _serve_behind(self, first: Ticket) -> None:
+        """Serve who waits behind the first ticket, on nodes that could never take that one.
+
+        A ticket bars the nodes that could take it, for all behind it. Of a size that found nothing
+        a larger one finds nothing either, so a long queue is not tried ticket by ticket.
+        """
+        digest, barred = first.need.digest, self._able(first)
+        hopeless_tokens: float = math.inf if first.without else first.need.kv_tokens
+        # Nearly always everybody waits for the same nodes, and here it ends.
+        waiting = self._queue.in_turn(digest)[1:] if self._any_free(digest, barred) else []
+        for ticket in waiting:
+            if ticket.need.kv_tokens >= hopeless_tokens:
+                continue
+            node = self._pick(ticket.need, ticket.without | barred)
+            if node is not None:
+                self._queue.serve(ticket)
+                self._reserve(node, ticket)
+                continue
+            barred |= self._able(ticket)
+            if not ticket.without:
+                hopeless_tokens = ticket.need.kv_tokens
+            if not self._any_free(digest, barred):
+                return
 
     def refuse_all(self, problem: Callable[[], Problem]) -> None:
         """Everybody leaves the queue with this problem (the coordinator drains)."""
         for ticket in self._queue.tickets():
             self._queue.leave(ticket)
             ticket.got.set_exception(problem())
+
+    def _pick_behind(self, need: Need, without: Collection[str]) -> Node | None:
+        """A free node that nobody who waits for this model could take: nobody is overtaken."""
+        barred = set(without)
+        while (node := self._pick(need, barred)) is not None:
+            waiting = self._queue.of_model(need.digest)
+            if not any(route.capable((node,), t.need, t.without) for t in waiting):
+                return node
+            barred.add(node.peer)
+        return None
+
+    def _able(self, ticket: Ticket) -> set[str]:
+        """The nodes that could take a ticket, now or later."""
+        nodes = self._registry.nodes()
+        return {node.peer for node in route.capable(nodes, ticket.need, ticket.without)}
+
+    def _any_free(self, digest: str, barred: Collection[str]) -> bool:
+        """Whether the smallest request of a model would find a node beside those."""
+        return self._pick(Need(digest, 1, 1), barred) is not None
 
     def _pick(self, need: Need, without: Collection[str]) -> Node | None:
         return route.pick(self._registry.nodes(), need, without)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from parhelion.coordinator.registry import Node
@@ -81,14 +83,20 @@ class Queue:
         """Digests of the models that somebody waits for."""
         return list(self._lines)
 
-    def waits_for(self, digest: str) -> bool:
-        """Whether somebody waits for this model."""
-        return digest in self._lines
-
     def first(self, digest: str) -> Ticket | None:
         """The ticket whose turn it is."""
         lines = self._lines.get(digest)
         return next(iter(lines.values()))[0] if lines else None
+
+    def in_turn(self, digest: str) -> list[Ticket]:
+        """All tickets of a model in the order in which they would be served."""
+        lines = self._lines.get(digest, {}).values()
+        rounds = itertools.zip_longest(*lines)
+        return [ticket for one in rounds for ticket in one if ticket is not None]
+
+    def of_model(self, digest: str) -> Iterator[Ticket]:
+        """All tickets of a model, in no particular order."""
+        return itertools.chain.from_iterable(self._lines.get(digest, {}).values())
 
     def serve(self, ticket: Ticket) -> None:
         """Take the ticket out; its account's next one waits until the others had a turn."""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from parhelion.words import Ask, ModelCard, Problem, ProblemCode, Quote, Rate
 
+FOREIGN_IDS = "these look like ids of another model's vocabulary: send the text instead"
+
 
 def quote(
     ask: Ask,
@@ -27,7 +29,7 @@ def quote(
             ProblemCode.CONTEXT_LENGTH_EXCEEDED,
             f"the prompt has {len(prompt_ids)} tokens and leaves no room in the context of "
             f"{card.context} tokens of {card.id}",
-            hint="shorten the prompt",
+            hint=f"shorten it by {1 - left} tokens: {card.context - 1} and one of an answer fit",
             param="messages" if ask.messages is not None else "prompt",
         )
     return Quote(
@@ -40,12 +42,16 @@ def quote(
 
 def _check_ids(ask: Ask, card: ModelCard, prompt_ids: Sequence[int]) -> None:
     if not prompt_ids:
-        raise _invalid("the prompt has no tokens", "prompt")
+        raise _invalid("the prompt has no tokens", "prompt", "send at least one character")
     if min(prompt_ids) < 0 or max(prompt_ids) >= card.n_vocab:
-        raise _invalid(f"token ids of {card.id} are 0 to {card.n_vocab - 1}", "prompt")
+        raise _invalid(f"token ids of {card.id} are 0 to {card.n_vocab - 1}", "prompt", FOREIGN_IDS)
     for token, _bias in ask.params.logit_bias:
         if not 0 <= token < card.n_vocab:
-            raise _invalid(f"logit_bias names token {token}, not of {card.id}", "logit_bias")
+            raise _invalid(
+                f"logit_bias names token {token}; those of {card.id} are 0 to {card.n_vocab - 1}",
+                "logit_bias",
+                FOREIGN_IDS,
+            )
 
 
 def _max_tokens(
@@ -56,7 +62,7 @@ def _max_tokens(
         # A prompt beyond every node's memory keeps one token here: placing it says NO_NODE.
         return max(1, min(card.default_max_tokens, room))
     if ask.max_tokens < 1:
-        raise _invalid("max_tokens must be at least 1", "max_tokens")
+        raise _invalid("max_tokens must be at least 1", "max_tokens", f"at most {left} fit here")
     if ask.max_tokens > left:
         raise Problem(
             ProblemCode.CONTEXT_LENGTH_EXCEEDED,
@@ -69,5 +75,5 @@ def _max_tokens(
     return ask.max_tokens
 
 
-def _invalid(message: str, param: str) -> Problem:
-    return Problem(ProblemCode.INVALID_REQUEST, message, param=param)
+def _invalid(message: str, param: str, hint: str) -> Problem:
+    return Problem(ProblemCode.INVALID_REQUEST, message, hint=hint, param=param)

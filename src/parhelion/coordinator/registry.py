@@ -30,21 +30,42 @@ RATE_SAMPLE_MIN_S = 0.2
 """Shorter spells of work say more about timers than about speed."""
 
 
+FULL_S = 1.0
+"""How long a model gets no job at a node that handed one back, unless another job ends there."""
+
+
+@dataclass(slots=True)
+class Room:
+    """What a node offers for one model, and how much of it is reserved."""
+
+    context: int
+    slots: int
+    kv_tokens: int
+    slots_busy: int = 0
+    kv_busy: int = 0
+    full_until_s: float | None = None
+
+    @property
+    def largest_tokens(self) -> int:
+        """The largest request that it can hold."""
+        return min(self.context, self.kv_tokens)
+
+
 @dataclass(eq=False, slots=True)
 class Node:
     """One node's facts: what it said once, what we saw since, and what it has reserved."""
 
     card: NodeCard
-    contexts: dict[str, int]
+    rooms: dict[str, Room]
     connected_at_ms: int
     heard_s: float
     idle_since_s: float
     state: str = "ready"
     reason: str | None = None
     engine_fault: str | None = None
+    stuck: str | None = None
     leaving: str | None = None
     slots_busy: int = 0
-    kv_busy: int = 0
     tokens_per_s: float | None = None
     served: int = 0
     failed: int = 0
@@ -61,23 +82,22 @@ class Node:
         """Requests the node runs at once."""
         return self.card.slots
 
-    @property
-    def kv_tokens(self) -> int:
-        """KV tokens of all its slots together."""
-        return self.card.kv_tokens
-
     def reserve(self, need: Need, now_s: float) -> None:
         """Take a slot and its KV tokens, at once."""
         if self.slots_busy == 0:
             self.idle_since_s = now_s
         self.slots_busy += 1
-        self.kv_busy += need.kv_tokens
+        room = self.rooms[need.digest]
+        room.slots_busy += 1
+        room.kv_busy += need.kv_tokens
 
     def release(self, need: Need, now_s: float) -> None:
         """Give them back."""
         self.slots_busy -= 1
-        self.kv_busy -= need.kv_tokens
-        assert self.slots_busy >= 0 and self.kv_busy >= 0, "a reservation was given back twice"
+        room = self.rooms[need.digest]
+        room.slots_busy -= 1
+        room.kv_busy -= need.kv_tokens
+        assert room.slots_busy >= 0 and room.kv_busy >= 0, "a reservation was given back twice"
         if self.slots_busy == 0:
             self.busy_s += now_s - self.idle_since_s
             self.idle_since_s = now_s
@@ -105,10 +125,11 @@ class Member(Protocol):
     def node(self) -> Node: ...
 
     def end(self, code: ProblemCode, message: str, hint: str = "") -> None: ...
+    def look(self, now_s: float) -> None: ...
 
 
-def check_card(card: NodeCard, peer: str, known: Callable[[str], bool]) -> dict[str, int]:
-    """Context by digest of the offered models that the pool knows; Problem LINK_REFUSED."""
+def check_card(card: NodeCard, peer: str, known: Callable[[str], bool]) -> dict[str, Room]:
+    """Room by digest for the offered models that the pool knows; Problem LINK_REFUSED."""
     if card.peer != peer:
         raise _refused("the card names another peer than the handshake proved")
     if not 1 <= card.slots <= SLOTS_LIMIT:
@@ -126,14 +147,23 @@ def check_card(card: NodeCard, peer: str, known: Callable[[str], bool]) -> dict[
             )
     if any(not 1 <= model.context <= CONTEXT_LIMIT_TOKENS for model in card.models):
         raise _refused(f"a context has 1 to {CONTEXT_LIMIT_TOKENS} tokens")
-    contexts = {model.digest: model.context for model in card.models if known(model.digest)}
-    if not contexts:
+    for model in card.models:
+        if not (0 <= model.slots <= card.slots and 0 <= model.kv_tokens <= card.kv_tokens):
+            raise _refused("a model's slots and kv_tokens are a part of its node's")
+    rooms = {
+        model.digest: Room(
+            model.context, model.slots or card.slots, model.kv_tokens or card.kv_tokens
+        )
+        for model in card.models
+        if known(model.digest)
+    }
+    if not rooms:
         raise Problem(
             ProblemCode.LINK_REFUSED,
             "this pool knows none of the models that the node offers",
             hint="add the model to the pool first (parhelion models add), or join with its model",
         )
-    return contexts
+    return rooms
 
 
 def state_of(node: Node, now_s: float, limits: NodesConfig) -> tuple[str, str | None]:
@@ -146,8 +176,8 @@ def state_of(node: Node, now_s: float, limits: NodesConfig) -> tuple[str, str | 
         return "gone", f"silent for {silent_s:.1f} s"
     if node.leaving is not None:
         return "draining", node.leaving
-    if node.engine_fault is not None:
-        return "failed", node.engine_fault
+    if fault := node.engine_fault or node.stuck:
+        return "failed", fault
     if silent_s >= limits.suspect_s:
         return "suspect", f"silent for {silent_s:.1f} s"
     return "ready", None
@@ -215,8 +245,17 @@ class Registry:
             state, reason = state_of(node, now_s, self._limits)
             if state == "gone":
                 member.end(ProblemCode.LINK_BROKEN, f"the node was {reason}")
-            elif state != node.state:
+                continue
+            if state != node.state:
                 self.refresh(node, now_s)
+            self._end_full(node, now_s)
+            member.look(now_s)
+
+    def _end_full(self, node: Node, now_s: float) -> None:
+        for room in node.rooms.values():
+            if room.full_until_s is not None and now_s >= room.full_until_s:
+                room.full_until_s = None
+                self._on_change()
 
     def ready_count(self) -> int:
         """Nodes that take work now."""

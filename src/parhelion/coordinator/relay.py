@@ -9,7 +9,7 @@ from typing import Literal
 
 from parhelion.coordinator.attempt import Attempt
 from parhelion.coordinator.meter import Meter, Pieces
-from parhelion.proof import IdChain
+from parhelion.proof import Hidden
 from parhelion.words import Ask, Chunk, Clock, Grant, Hold, Job, Problem, Quote
 
 CHAIN_BLOCK_IDS = 256
@@ -51,6 +51,7 @@ class Relay:
 
     __slots__ = (
         "_chain",
+        "_quiet",
         "_taken_counts",
         "_wake",
         "acknowledged",
@@ -58,6 +59,7 @@ class Relay:
         "cached_tokens",
         "clock",
         "first_id_s",
+        "hidden",
         "hold",
         "ids",
         "interruption",
@@ -100,8 +102,11 @@ class Relay:
         self.last: Chunk | Problem | None = None
         self.first_id_s: float | None = None
         self.last_id_s = 0.0
-        self._chain = IdChain(order.opening, job.prompt_ids)
+        self.hidden = Hidden(job)
+        self._chain = self.hidden.chain()
         self._wake: asyncio.Future[None] | None = None
+        # Who waits for the end alone is not woken by every text before it.
+        self._quiet = False
 
     # --- the node's side ----------------------------------------------------------------------
 
@@ -119,7 +124,8 @@ class Relay:
             self.head()
         if text:
             self.texts.append(text)
-            self.wake()
+            if not self._quiet:
+                self.wake()
         return meter.finish is not None
 
     def progress(self, cached: int) -> None:
@@ -152,7 +158,7 @@ class Relay:
         ready = len(self.texts)
         if self.taken == ready:
             return ""
-        self._taken_counts = (self.meter.accepted, self.meter.billable_tokens)
+        self._taken_counts = self.meter.let_out
         text = self.texts[self.taken] if ready - self.taken == 1 else "".join(self._untaken())
         self.taken = ready
         return text
@@ -171,6 +177,15 @@ class Relay:
         if self._wake is None or self._wake.done():
             self._wake = asyncio.get_running_loop().create_future()
         await self._wake
+
+    async def over(self) -> Chunk | Problem:
+        """What the client gets last, once it is there; nothing counts as taken by this wait."""
+        self._quiet = True
+        while self.last is None:
+            if self._wake is None or self._wake.done():
+                self._wake = asyncio.get_running_loop().create_future()
+            await self._wake
+        return self.last
 
     def wake(self) -> None:
         """Let the waiting client's side look."""

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
+
+
+class RoomState(Protocol):
+    """What a node has for one model, as far as routing reads it."""
+
+    @property
+    def largest_tokens(self) -> int: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def slots_busy(self) -> int: ...
+    @property
+    def kv_tokens(self) -> int: ...
+    @property
+    def kv_busy(self) -> int: ...
+    @property
+    def full_until_s(self) -> float | None: ...
 
 
 class NodeState(Protocol):
@@ -15,15 +32,11 @@ class NodeState(Protocol):
     @property
     def state(self) -> str: ...
     @property
-    def contexts(self) -> dict[str, int]: ...
+    def rooms(self) -> Mapping[str, RoomState]: ...
     @property
     def slots(self) -> int: ...
     @property
     def slots_busy(self) -> int: ...
-    @property
-    def kv_tokens(self) -> int: ...
-    @property
-    def kv_busy(self) -> int: ...
     @property
     def tokens_per_s(self) -> float | None: ...
     @property
@@ -54,7 +67,8 @@ def capable(nodes: Iterable[Seat], need: Need, without: Collection[str] = ()) ->
         for node in nodes
         if node.state in ("ready", "suspect")
         and node.peer not in without
-        and need.kv_tokens <= min(node.contexts.get(need.digest, 0), node.kv_tokens)
+        and need.digest in node.rooms
+        and need.kv_tokens <= node.rooms[need.digest].largest_tokens
     ]
 
 
@@ -65,7 +79,7 @@ def pick(nodes: Iterable[Seat], need: Need, without: Collection[str] = ()) -> Se
         for node in capable(nodes, need, without)
         if node.state == "ready"
         and node.slots_busy < node.slots
-        and node.kv_busy + need.kv_tokens <= node.kv_tokens
+        and _has_room(node.rooms[need.digest], need)
     ]
     if len(free) < 2:
         return free[0] if free else None
@@ -77,11 +91,20 @@ def pick(nodes: Iterable[Seat], need: Need, without: Collection[str] = ()) -> Se
 def largest_tokens(nodes: Iterable[NodeState], digest: str) -> int | None:
     """The largest request of a model that some node can hold; None without a node."""
     sizes = [
-        min(node.contexts[digest], node.kv_tokens)
+        node.rooms[digest].largest_tokens
         for node in nodes
-        if node.state in ("ready", "suspect") and digest in node.contexts
+        if node.state in ("ready", "suspect") and digest in node.rooms
     ]
     return max(sizes, default=None)
+
+
+def _has_room(room: RoomState, need: Need) -> bool:
+    """Whether a slot and the KV tokens are free now, as far as we and the node know."""
+    return (
+        room.slots_busy < room.slots
+        and room.kv_busy + need.kv_tokens <= room.kv_tokens
+        and room.full_until_s is None
+    )
 
 
 def _score(node: NodeState, need: Need, measured: bool) -> float:
@@ -89,4 +112,5 @@ def _score(node: NodeState, need: Need, measured: bool) -> float:
     if measured and rate:
         # `rate` is of all streams together, so one more stream gets its part of it.
         return need.max_tokens * (node.slots_busy + 1) / rate
-    return node.slots_busy / node.slots
+    room = node.rooms[need.digest]
+    return room.slots_busy / room.slots

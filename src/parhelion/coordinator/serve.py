@@ -47,6 +47,9 @@ SCOPE_KEY_BYTES = 32
 ATTEMPTS_LIMIT = 2
 """A job that failed before its first id is tried on one other node; nothing was delivered."""
 
+HAND_BACKS_LIMIT = 8
+"""A node that is full for a moment is one thing, one that always is another."""
+
 RETRIED = (ProblemCode.NODE_LOST, ProblemCode.ENGINE_FAILED)
 
 HOLD_LIFE_MS = 24 * 3600 * 1000
@@ -119,6 +122,10 @@ class Service:
         request = Request(ask, credentials, offer, need, vocabulary, started_s)
         return await self._begin(request)
 
+    def holds(self) -> set[str]:
+        """The holds that a live request settles; each is named before it is taken."""
+        return {kin("hold", life.get_name()) for life in self.live}
+
     async def _begin(self, request: Request) -> Answer | Replayed:
         """Start the request's own task and wait until its job is open, or replayed, or refused."""
         life = asyncio.create_task(self._live(request), name=request.ask.request)
@@ -181,24 +188,34 @@ class Service:
             return End("lost", _internal(error))
 
     async def relay(self, relay: Relay, request: Request) -> End:
-        """Run attempts until one delivers; only a job without any id goes to another node."""
+        """Run attempts until one delivers; only a job without any id goes to another node.
+
+        A job that a busy node hands back has not been tried: it looks for a place again.
+        """
         lost: Problem | None = None
         without: set[str] = set()
-        for number in range(1, ATTEMPTS_LIMIT + 1):
+        number = handed_back = 0
+        while True:
+            number += 1
             try:
                 node = await self.place(relay, request.need, without)
             except Problem as refusal:
                 raise lost or refusal from refusal
-            lost = await self._attempt(relay, request, node, number)
-            if lost is None:
+            fault = await self._attempt(relay, request, node, number)
+            if fault is None:
                 return _cut_by(relay)
-            if relay.left or relay.ids or lost.code not in RETRIED:
-                break
-            without.add(node.peer)
+            if fault.code is ProblemCode.OVERLOADED:
+                handed_back += 1
+                is_last = handed_back >= HAND_BACKS_LIMIT
+            else:
+                lost = fault
+                without.add(node.peer)
+                is_last = fault.code not in RETRIED or len(without) >= ATTEMPTS_LIMIT
+            if relay.left or relay.ids or is_last:
+                return End("lost", fault)
             # The prefill that was lost is ours to pay, also if the client leaves now.
             relay.prefilled = False
             log.warning("job tried elsewhere", extra={**_who(relay), "node": node.peer})
-        return End("lost", lost)
 
     async def place(self, relay: Relay, need: Need, without: set[str]) -> Node:
         """A node with a slot reserved for this request, or Problem; the client may leave."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Protocol
 
+from parhelion.coordinator.progress import Mark, Progress, still_limit_s
 from parhelion.coordinator.registry import Node, Registry
 from parhelion.link import (
     Bye,
@@ -40,9 +41,16 @@ class Worker(Protocol):
 
     @property
     def number(self) -> int: ...
+    @property
+    def mark(self) -> Mark | None: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def began(self) -> bool: ...
     def take(self, step: Step) -> None: ...
     def fail(self, code: str, message: str) -> None: ...
     def signed(self, segment: Segment) -> None: ...
+    def stall(self, problem: Problem) -> None: ...
     def lost(self, problem: Problem) -> None: ...
 
 
@@ -58,6 +66,7 @@ class Session:
         self._carrier = carrier
         self._registry = registry
         self._clock = clock
+        self._progress = Progress()
         self._end: asyncio.Future[Problem] = asyncio.get_running_loop().create_future()
 
     @property
@@ -80,9 +89,10 @@ class Session:
         if self._end.done():
             return
         self._end.set_result(Problem(code, message, hint=hint))
-        log.warning(
-            "node session ended: %s", message, extra={"node": self.node.peer, "code": str(code)}
-        )
+        # A goodbye that was announced is no fault of anybody's.
+        level = logging.INFO if code is ProblemCode.DRAINING else logging.WARNING
+        who = {"node": self.node.peer, "code": str(code)}
+        log.log(level, "node session ended: %s", message, extra=who)
         self.node.state, self.node.reason = "gone", message
         self._registry.leave(self)
         problem = Problem(
@@ -92,11 +102,27 @@ class Session:
         for attempt in attempts.values():
             attempt.lost(problem)
 
+    def look(self, now_s: float) -> None:
+        """Take jobs that stand still from the node, which then gets none until it shows better."""
+        node = self.node
+        limit_s = still_limit_s(node.tokens_per_s, node.slots_busy)
+        stuck = self._progress.look(self.attempts, limit_s, now_s)
+        if not stuck:
+            return
+        node.stuck = f"no progress on a job for {limit_s:.0f} s"
+        self._registry.refresh(node, now_s)
+        problem = Problem(
+            ProblemCode.NODE_LOST, f"the node serving this made {node.stuck}", retry_after_s=1
+        )
+        for attempt in stuck:
+            attempt.stall(problem)
+
     async def run(self) -> None:
         """Hear the node until the session ends; then say why and close."""
         reading = asyncio.create_task(self._read(), name="node-session")
         try:
-            cause = await self._end
+            # Shielded: a cancelled wait would else take the future along, and `end` say nothing.
+            cause = await asyncio.shield(self._end)
         finally:
             # Cancelled from outside (the socket's handler): the node is gone all the same.
             self.end(ProblemCode.LINK_BROKEN, "the connection was closed")
@@ -128,7 +154,6 @@ class Session:
                 if attempt is None or attempt.number != step.attempt:
                     self.dropped += 1
                     continue
-                node.ids_made += len(step.ids)
                 attempt.take(step)
             if node.state == "suspect":
                 self._registry.refresh(node, node.heard_s)
@@ -139,7 +164,11 @@ class Session:
         match message:
             case Heartbeat():
                 fault = message.reason or message.engine
-                self.node.engine_fault = None if message.engine == ENGINE_READY else fault[:200]
+                if message.engine != ENGINE_READY:
+                    self.node.engine_fault = fault[:200]
+                elif self.node.engine_fault is not None:
+                    # It came back from a fault of its own, so what stood still then is over too.
+                    self.node.engine_fault = self.node.stuck = None
                 self.node.sample_rate(self.node.heard_s)
                 self._registry.refresh(self.node, self.node.heard_s)
             case Signed(segment=segment):
@@ -152,7 +181,9 @@ class Session:
                 self.node.leaving = message.reason[:200] or "the node drains"
                 self._registry.refresh(self.node, self.node.heard_s)
             case Bye():
-                self.end(ProblemCode.LINK_BROKEN, f"the node left: {message.message[:200]}")
+                planned = message.code == ProblemCode.DRAINING
+                code = ProblemCode.DRAINING if planned else ProblemCode.LINK_BROKEN
+                self.end(code, f"the node left: {message.message[:200]}")
             case _:
                 raise Misbehaved(f"{type(message).__name__} is not expected here")
 

@@ -14,7 +14,7 @@ from parhelion.hosts import backoff_s
 from parhelion.identity import NodeKey, operator_account
 from parhelion.ledger import Bill, Ledger, Worked, price, split
 from parhelion.payments import Gate, Outcome
-from parhelion.proof import Receipts, opening_hash, prompt_hmac, sign_receipt, text_hmac
+from parhelion.proof import Receipts, seal_receipt
 from parhelion.words import (
     AssetClass,
     Chunk,
@@ -78,10 +78,11 @@ class Settler:
             attempt.segment(await attempt.signature) for attempt in delivering(relay.attempts)
         ]
         bill = self.bill(relay, finish_reason(relay, end))
-        receipt = self._receipt(relay, bill, tuple(segments))
-        outcome: Outcome = "finished" if end.kind == "finished" else "cut"
+        receipt, body = seal_receipt(self._key, self._receipt(relay, bill, tuple(segments)))
+        # Only what we lost may run again: a client that leaves would else get reruns for nothing.
+        outcome: Outcome = "cut" if end.kind == "lost" else "finished"
         also = [
-            self._receipts.insert(receipt, order.grant.account),
+            self._receipts.insert(receipt, order.grant.account, body),
             *self._gate.settle_also(
                 order.grant, order.ask, hold, bill.cost_micro, outcome, relay.meter.accepted
             ),
@@ -146,9 +147,9 @@ class Settler:
 
     def _receipt(self, relay: Relay, bill: Bill, segments: tuple[Segment, ...]) -> Receipt:
         order, meter = relay.order, relay.meter
-        card, opening, grant = order.quote.model, order.opening, order.grant
+        card, grant = order.quote.model, order.grant
         first_run = grant.unbilled_from is None
-        receipt = Receipt(
+        return Receipt(
             v=RECEIPT_VERSION,
             id=kin("rcpt", order.ask.request),
             coordinator=self._key.peer,
@@ -158,10 +159,10 @@ class Settler:
             artefact=card.digest,
             vocabulary=card.vocabulary_digest,
             template=card.template_digest,
-            opening_hash=opening_hash(opening),
-            prompt_hmac=prompt_hmac(opening, order.quote.prompt_ids),
+            opening_hash=relay.hidden.opening_hash,
+            prompt_hmac=relay.hidden.prompt_hmac,
             head=relay.head(),
-            text_hmac=text_hmac(opening, relay.text),
+            text_hmac=relay.hidden.text_hmac(relay.text),
             params=order.ask.params,
             seed=str(grant.seed),
             max_tokens=order.quote.max_tokens,
@@ -178,20 +179,19 @@ class Settler:
             cost_micro=str(bill.cost_micro),
             segments=segments,
         )
-        return sign_receipt(self._key, receipt)
 
 
 def owes(relay: Relay, end: End) -> bool:
     """Whether anything is billed (DESIGN 6, "Delivered").
 
     A whole answer is. A client that left owes what it got, from the moment prefill began; where
-    we failed, the first byte is that moment.
+    we failed, the first byte that went out is that moment: never, for an unstreamed answer.
     """
     if end.kind == "finished":
         return True
     if end.kind == "left":
         return relay.prefilled or bool(relay.ids)
-    return bool(relay.texts)
+    return relay.taken > 0
 
 
 def finish_reason(relay: Relay, end: End) -> str:

@@ -244,18 +244,24 @@ class EngineHost:
     async def _keep(self) -> None:
         """Watch the host, and bring it back whenever it ends."""
         while True:
-            reason = await self._watch()
-            while True:
-                self._failures += 1
-                wait_s = backoff_s(self._failures - 1, random.random())
-                self._tell("restarting", f"{reason}; next try in {wait_s:.1f} s")
-                await asyncio.sleep(wait_s)
-                try:
-                    await self._launch()
-                    break
-                except Problem as problem:
-                    reason = problem.message
+            await self._bring_back(await self._watch())
             self._tell("ready", "the model is loaded again")
+
+    async def _bring_back(self, reason: str) -> None:
+        while True:
+            self._failures += 1
+            wait_s = backoff_s(self._failures - 1, random.random())
+            self._tell("restarting", f"{reason}; next try in {wait_s:.1f} s")
+            await asyncio.sleep(wait_s)
+            try:
+                return await self._launch()
+            except Problem as problem:
+                reason = problem.message
+            except Exception as error:
+                # A machine without memory or descriptors gets them back; a keeper that ended does
+                # not come back, and the node would look well without its engine.
+                log.exception("the engine host cannot be started")
+                reason = f"it cannot be started: {error}"
 
     async def _watch(self) -> str:
         """Until the host has ended; one that is silent while it has work is killed."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from parhelion.identity.access import NodeAccess
 from parhelion.identity.accounts import Accounts
 from parhelion.identity.invites import Invites
-from parhelion.identity.keys import Keys, KeyView
+from parhelion.identity.keys import Keys, KeyView, is_ours
 from parhelion.identity.names import node_name
 from parhelion.identity.nodekey import NodeKey
+from parhelion.identity.nodelock import lock_node
 from parhelion.identity.peers import operator_account, peer_of, public_of, verify
 from parhelion.identity.secrets import (
     Entropy,
@@ -32,6 +33,8 @@ __all__ = [
     "Succession",
     "admin_key",
     "bytes_of",
+    "is_ours",
+    "lock_node",
     "node_name",
     "operator_account",
     "peer_of",

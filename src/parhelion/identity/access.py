@@ -69,7 +69,7 @@ class NodeAccess:
     async def admit(self, peer: str, invite: str | None) -> None:
         """Return when the peer may join; Problem LINK_REFUSED otherwise, with what to do."""
         public_of(peer)
-        self._refuse_ended(peer)
+        self.refuse_ended(peer)
         state = self._states.get(peer)
         if self._mode == "open" or state == "allowed" or peer in self._listed:
             return
@@ -86,6 +86,16 @@ class NodeAccess:
                 "join with the whole command that the pool's owner gave, #INVITE included",
             )
         await self._redeem(peer, invite)
+        # Revoked while its invite was being spent: memory knows it by now.
+        self.refuse_ended(peer)
+
+    def refuse_ended(self, peer: str) -> None:
+        """Problem LINK_REFUSED when the peer's time is over; for the last look before it is in."""
+        state = self._states.get(peer)
+        if state == "revoked":
+            raise _refused("this node's key was revoked", "ask the pool's owner why")
+        if state == "succeeded":
+            raise _refused("this node's key was succeeded by another", "use the new key")
 
     async def revoke(self, peer: str, reason: str) -> None:
         """Refuse this peer from now on; who ends its running session is the caller."""
@@ -99,8 +109,8 @@ class NodeAccess:
         """Let the new key take the old one's place, whose own time ends; Problem otherwise."""
         old, new, now_ms = succession.old, succession.new, self._clock.now_ms()
         check(succession, now_ms)
-        self._refuse_ended(old)
-        self._refuse_ended(new)
+        self.refuse_ended(old)
+        self.refuse_ended(new)
         inherited: State = "allowed" if self._may_always(old) else "admitted"
         if inherited == "admitted" and self._states.get(old) != "admitted":
             raise _refused("the old key was never admitted here", "join with the new key")
@@ -119,13 +129,6 @@ class NodeAccess:
 
     def _may_always(self, peer: str) -> bool:
         return self._states.get(peer) == "allowed" or peer in self._listed
-
-    def _refuse_ended(self, peer: str) -> None:
-        state = self._states.get(peer)
-        if state == "revoked":
-            raise _refused("this node's key was revoked", "ask the pool's owner why")
-        if state == "succeeded":
-            raise _refused("this node's key was succeeded by another", "use the new key")
 
     async def _redeem(self, peer: str, invite: str) -> None:
         now_ms = self._clock.now_ms()

@@ -7,7 +7,7 @@ import re
 
 import msgspec
 
-from parhelion.identity.secrets import Entropy, at_rest, text_of
+from parhelion.identity.secrets import ADMIN_KEY_PREFIX, Entropy, at_rest, text_of
 from parhelion.ledger import LARGEST_AMOUNT_MICRO
 from parhelion.store import Refused, Row, Statement, Store
 from parhelion.words import ID_ENTROPY_BYTES, Clock, Problem, ProblemCode, Record, mint
@@ -27,6 +27,8 @@ KEYS_PER_ACCOUNT_LIMIT = 1_000
 KEYS_LIMIT = 100_000
 """All live keys are indexed in memory, at some 600 bytes each."""
 
+_PREFIXES = (SECRET_PREFIX, ADMIN_KEY_PREFIX)
+
 _ASSET = re.compile(r"[A-Z][A-Z0-9]{1,11}(\.local|\.test)?")
 
 _INSERT = """
@@ -45,6 +47,15 @@ UPDATE keys SET reserved_micro = reserved_micro + ? WHERE id = ? AND revoked_at_
 _SETTLE = """
 UPDATE keys SET reserved_micro = reserved_micro - ?, spent_micro = spent_micro + ? WHERE id = ?
 """
+
+
+def is_ours(bearer: str) -> bool:
+    """Whether this has the form of a credential of ours, good or bad, in quotes or mistyped.
+
+    What has not (an SDK's "EMPTY") is no credential: nobody can mean one of our keys by it.
+    """
+    said = bearer.lower()
+    return any(prefix in said for prefix in _PREFIXES)
 
 
 class KeyView(Record, frozen=True, kw_only=True):
@@ -120,7 +131,10 @@ class Keys:
         except Refused as refused:
             if refused.kind == "foreign":
                 raise Problem(
-                    ProblemCode.NOT_FOUND, f"no account {view.account[:64]}", param="account"
+                    ProblemCode.NOT_FOUND,
+                    f"no account {view.account[:64]}",
+                    hint="leave the account out to open a new one with this key",
+                    param="account",
                 ) from refused
             raise Problem(
                 ProblemCode.CONFLICT,
@@ -144,6 +158,11 @@ class Keys:
             raise _refused(f"the API key {view.prefix}... has expired")
         return view
 
+    async def owner(self, secret: str) -> str | None:
+        """The account of a key of ours, revoked and expired ones too; None for any other."""
+        rows = await self._store.read("SELECT account FROM keys WHERE hash = ?", (at_rest(secret),))
+        return str(rows[0][0]) if rows else None
+
     async def revoke(self, id: str) -> KeyView:
         """Stop a key, now and for ever; idempotent; Problem NOT_FOUND for an unknown id."""
         hash = self._hash_of.pop(id, None)
@@ -151,7 +170,12 @@ class Keys:
         try:
             await self._store.commit([_revoking(id, self._clock.now_ms())])
         except Refused as refused:
-            raise Problem(ProblemCode.NOT_FOUND, f"no key {id[:64]}") from refused
+            raise Problem(
+                ProblemCode.NOT_FOUND,
+                f"no key {id[:64]}",
+                hint="GET /v1/keys (parhelion keys list) gives their ids, which start with key_",
+                param="id",
+            ) from refused
         except Problem:
             # Not durable, so not revoked: memory and file must say the same.
             if view is not None and hash is not None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nacl.signing import SigningKey
+from nacl.bindings import crypto_sign, crypto_sign_seed_keypair
 
-from parhelion.identity.peers import peer_of
+from parhelion.identity.peers import SIGNATURE_BYTES, peer_of
 from parhelion.identity.secrets import bytes_of, read_secret, text_of, write_secret
 from parhelion.words import Problem, ProblemCode
 
@@ -20,8 +20,7 @@ class NodeKey:
     """A private key that signs; what it signs starts with a domain of the caller's own."""
 
     def __init__(self, seed: bytes) -> None:
-        self._signing = SigningKey(seed)
-        self.public = bytes(self._signing.verify_key)
+        self.public, self._secret = crypto_sign_seed_keypair(seed)
         self.peer = peer_of(self.public)
 
     @classmethod
@@ -52,7 +51,7 @@ class NodeKey:
 
     def sign(self, message: bytes) -> bytes:
         """The 64 bytes of the Ed25519 signature of `message`."""
-        return self._signing.sign(message).signature
+        return crypto_sign(message, self._secret)[:SIGNATURE_BYTES]
 
     def __repr__(self) -> str:
         return f"NodeKey({self.peer})"

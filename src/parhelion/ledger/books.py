@@ -106,13 +106,15 @@ def transfer(rows: Sequence[Row]) -> Transfer:
 def entry(row: Row) -> Entry:
     """A line of a history; its id says where it stands: time, place in that moment, row."""
     values: Any = row
-    id, at_ms, kind, place, asset, amount_micro, request, memo = values
+    id, at_ms, kind, place, asset, amount_micro, available_micro, held_micro, request, memo = values
     return Entry(
         id=f"{at_ms}-{place}-{id}",
         at_ms=at_ms,
         kind=kind,
         asset=asset,
         amount_micro=amount_micro,
+        available_micro=available_micro,
+        held_micro=held_micro,
         request=request,
         memo=memo,
     )
@@ -126,7 +128,12 @@ def cursor(before: str | None) -> tuple[int, int, str]:
     place, dash, id = rest.partition("-")
     # 18 digits stay inside SQLite's 64 bits.
     if not (dash and _is_number(at_ms, 18) and _is_number(place, 1)):
-        raise Problem(ProblemCode.INVALID_REQUEST, "no entry has that id", param="before")
+        raise Problem(
+            ProblemCode.INVALID_REQUEST,
+            "no entry has that id",
+            hint="send `next` of the page before, as it came",
+            param="before",
+        )
     return int(at_ms), int(place), id
 
 

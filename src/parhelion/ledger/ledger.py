@@ -15,6 +15,7 @@ from parhelion.ledger.rules import (
     HoldEvent,
     HoldState,
     Shares,
+    amount_text,
     class_of,
     next_state,
 )
@@ -65,7 +66,7 @@ class Ledger:
             await self._store.commit([Statement("grant", sql.TRANSFER, row, rows=1), *also])
         except Refused as refused:
             if refused.name == "grant" and refused.kind == "foreign":
-                raise Problem(ProblemCode.NOT_FOUND, f"no account {account}") from refused
+                raise _no_account(account) from refused
             if refused.name != "grant" or refused.kind != "unique":
                 raise
             first = books.transfer(await self._store.read(sql.GET_TRANSFER, (id,)))
@@ -187,7 +188,11 @@ class Ledger:
         """The hold of one request, what became of it, and who got what; Problem NOT_FOUND."""
         rows = await self._store.read(sql.GET_HOLD, (kin("hold", request),))
         if not rows or books.hold_row(rows[0]).request != request:
-            raise Problem(ProblemCode.NOT_FOUND, f"no hold of {request}")
+            raise Problem(
+                ProblemCode.NOT_FOUND,
+                f"no hold of {request}",
+                hint="a request that failed before its first byte may have left none",
+            )
         legs = await self._store.read(sql.TRANSFERS_OF_HOLD, (kin("hold", request),))
         return books.explained(books.hold_row(rows[0]), legs)
 
@@ -261,17 +266,27 @@ def _check_amount(amount_micro: int, *, least_micro: int) -> None:
         raise Problem(
             ProblemCode.INVALID_REQUEST,
             f"an amount is {least_micro} to {LARGEST_AMOUNT_MICRO} base units",
+            hint="1.000000 is 1000000 base units",
             param="amount",
         )
 
 
 def _why_not_held(refused: Refused, hold: Hold) -> Problem:
     if refused.kind == "foreign":
-        return Problem(ProblemCode.NOT_FOUND, f"no account {hold.account}")
+        return _no_account(hold.account)
     return Problem(
         ProblemCode.INSUFFICIENT_CREDIT,
-        f"this may cost {hold.amount_micro} base units of {hold.asset}: more than is available",
+        f"this can cost {amount_text(hold.amount_micro, hold.asset)}: more than is available",
         hint="ask for fewer tokens with max_tokens, or add credits",
+    )
+
+
+def _no_account(account: str) -> Problem:
+    return Problem(
+        ProblemCode.NOT_FOUND,
+        f"no account {account[:64]}",
+        hint="account ids start with acct_; making a key without one opens a new account",
+        param="account",
     )
 
 

@@ -16,12 +16,12 @@ class Balance(Record, frozen=True, kw_only=True):
 
 
 class Entry(Record, frozen=True, kw_only=True):
-    """One line of an account's history; `amount_micro` is signed for this account.
+    """One line of an account's history; amounts are signed for this account.
 
-    `grant`, `charge`, `share` and other transfers move what the account owns; their sum is
-    available + held. `hold` (negative), `return`, `void` and `expire` (positive) move credits
-    between available and held. A posted hold of H with cost C reads: hold -H, charge -C, return
-    +(H - C). `id` orders entries by time and is what `before` takes.
+    `available_micro` and `held_micro` are what the entry did to either column of the balance, so
+    that over a whole history each adds up to its column. A posted hold of H with cost C reads
+    (available/held): hold -H/+H, charge 0/-C, return +(H - C)/-(H - C). `amount_micro` is what
+    the entry is about: -H, -C, +(H - C). `id` orders entries by time and is what `before` takes.
     """
 
     id: str
@@ -29,6 +29,8 @@ class Entry(Record, frozen=True, kw_only=True):
     kind: str
     asset: str
     amount_micro: int
+    available_micro: int
+    held_micro: int
     request: str | None
     memo: str
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from enum import StrEnum
 from typing import Literal
 
-from parhelion.words import TOKENS_PER_RATE, AssetClass, Problem, ProblemCode, Rate, Record
+from parhelion.words import (
+    DECIMALS,
+    TOKENS_PER_RATE,
+    AssetClass,
+    Problem,
+    ProblemCode,
+    Rate,
+    Record,
+)
 
 TREASURY = "treasury"
 INFRASTRUCTURE = "infrastructure"
@@ -97,6 +106,17 @@ def price(rate: Rate, prompt_tokens: int, completion_tokens: int) -> int:
     return -(-exact // TOKENS_PER_RATE)
 
 
+def most_tokens(rate: Rate, prompt_tokens: int, amount_micro: int) -> int | None:
+    """The most completion tokens that the amount pays for after the prompt; None: any number.
+
+    Below 0 where it does not even pay for the prompt.
+    """
+    left = amount_micro * TOKENS_PER_RATE - prompt_tokens * rate.prompt_micro
+    if rate.completion_micro == 0:
+        return None if left >= 0 else -1
+    return left // rate.completion_micro
+
+
 def split(cost_micro: int, shares: Shares, worked: Sequence[Worked]) -> tuple[Leg, ...]:
     """Who gets how much of a cost: every share is rounded down, the treasury takes the rest.
 
@@ -120,6 +140,11 @@ def split(cost_micro: int, shares: Shares, worked: Sequence[Worked]) -> tuple[Le
     rest = cost_micro - sum(leg.amount_micro for leg in legs)
     legs.append(Leg(account=TREASURY, amount_micro=rest, role="treasury"))
     return tuple(leg for leg in legs if leg.amount_micro)
+
+
+def amount_text(amount_micro: int, asset: str) -> str:
+    """Base units as whole units of the asset, all decimals shown, exactly."""
+    return f"{Decimal(amount_micro).scaleb(-DECIMALS):f} {asset}"
 
 
 def class_of(asset: str) -> AssetClass:

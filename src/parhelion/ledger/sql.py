@@ -244,19 +244,22 @@ FROM balances WHERE account = ?1 AND asset = ?2
 """
 
 # An account's history, newest first. `place` orders the entries of one moment: a hold before its
-# charge, the charge before the return. Each branch is cut to the page before they are merged.
+# charge, the charge before the return. Each branch is cut to the page before they are merged, and
+# says what its entries did to what is available and to what is held.
 HISTORY = """
 WITH
 opened AS (
     SELECT id, opened_at_ms AS at_ms, 'hold' AS kind, 2 AS place, asset,
-           -amount_micro AS amount_micro, request, '' AS memo
+           -amount_micro AS amount_micro, -amount_micro AS available, amount_micro AS held,
+           request, '' AS memo
     FROM holds WHERE account = ?1 AND opened_at_ms <= ?2
       AND (opened_at_ms, 2, id) < (?2, ?3, ?4)
     ORDER BY opened_at_ms DESC, id DESC LIMIT ?5
 ),
 charged AS (
     SELECT id, closed_at_ms AS at_ms, 'charge' AS kind, 3 AS place, asset,
-           -cost_micro AS amount_micro, request, reason AS memo
+           -cost_micro AS amount_micro, 0 AS available, -cost_micro AS held,
+           request, reason AS memo
     FROM holds WHERE account = ?1 AND state = 'posted' AND closed_at_ms <= ?2
       AND (closed_at_ms, 3, id) < (?2, ?3, ?4)
     ORDER BY closed_at_ms DESC, id DESC LIMIT ?5
@@ -265,25 +268,29 @@ returned AS (
     SELECT id, closed_at_ms AS at_ms,
            CASE state WHEN 'posted' THEN 'return' WHEN 'voided' THEN 'void' ELSE 'expire' END
                AS kind,
-           4 AS place, asset, amount_micro - cost_micro AS amount_micro, request, reason AS memo
+           4 AS place, asset, amount_micro - cost_micro AS amount_micro,
+           amount_micro - cost_micro AS available, cost_micro - amount_micro AS held,
+           request, reason AS memo
     FROM holds WHERE account = ?1 AND closed_at_ms <= ?2
       AND (state <> 'posted' OR amount_micro > cost_micro)
       AND (closed_at_ms, 4, id) < (?2, ?3, ?4)
     ORDER BY closed_at_ms DESC, id DESC LIMIT ?5
 ),
 received AS (
-    SELECT t.id, t.at_ms, t.kind, 1 AS place, t.asset, t.amount_micro, h.request, t.memo
+    SELECT t.id, t.at_ms, t.kind, 1 AS place, t.asset, t.amount_micro,
+           t.amount_micro AS available, 0 AS held, h.request, t.memo
     FROM transfers AS t LEFT JOIN holds AS h ON h.id = t.hold
     WHERE t.credit = ?1 AND t.at_ms <= ?2 AND (t.at_ms, 1, t.id) < (?2, ?3, ?4)
     ORDER BY t.at_ms DESC, t.id DESC LIMIT ?5
 ),
 sent AS (
-    SELECT id, at_ms, kind, 1 AS place, asset, -amount_micro AS amount_micro, NULL AS request, memo
+    SELECT id, at_ms, kind, 1 AS place, asset, -amount_micro AS amount_micro,
+           -amount_micro AS available, 0 AS held, NULL AS request, memo
     FROM transfers WHERE debit = ?1 AND hold IS NULL AND at_ms <= ?2
       AND (at_ms, 1, id) < (?2, ?3, ?4)
     ORDER BY at_ms DESC, id DESC LIMIT ?5
 )
-SELECT id, at_ms, kind, place, asset, amount_micro, request, memo FROM opened
+SELECT id, at_ms, kind, place, asset, amount_micro, available, held, request, memo FROM opened
 UNION ALL SELECT * FROM charged
 UNION ALL SELECT * FROM returned
 UNION ALL SELECT * FROM received

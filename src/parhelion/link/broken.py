@@ -14,7 +14,7 @@ CLOSE_REFUSED = 4400
 CLOSE_REASON_LIMIT_BYTES = 120
 """A WebSocket close frame holds 123 bytes of reason."""
 
-CAUSE_LIMIT_CHARS = 300
+CAUSE_LIMIT_CHARS = 200
 """What a stranger says of itself is logged, but not at any length."""
 
 

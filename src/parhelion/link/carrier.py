@@ -23,6 +23,7 @@ from parhelion.link.broken import (
     ConnectionClosed,
     LinkBroken,
     broken,
+    clipped,
     close_reason,
     closing_cause,
 )
@@ -48,7 +49,11 @@ COALESCE_LIMIT_BYTES = 64 * 1024
 """Past this a frame of several messages would delay the first of them more than it saves."""
 
 QUEUE_LIMIT_BYTES = 4 * FRAME_LIMIT_BYTES
-"""What may wait for a slow other side before `send` waits and `post` gives up."""
+"""What may wait for a slow other side before `send` waits."""
+
+POST_LIMIT_BYTES = 64 * FRAME_LIMIT_BYTES
+"""What may wait before `post`, which cannot wait, gives up: a hundred prompts of 128k ids, sent at
+once. A side that reads nothing is found long before, by the time that a frame takes to leave."""
 
 SEND_DEADLINE_S = 10.0
 """A socket that takes nothing for so long is dead, whatever TCP thinks."""
@@ -60,6 +65,7 @@ _FROM_NODE = msgspec.msgpack.Decoder(list[FromNode])
 _FROM_COORDINATOR = msgspec.msgpack.Decoder(list[FromCoordinator])
 
 In = TypeVar("In")
+B = TypeVar("B", bound=Bye)
 
 log = logging.getLogger("parhelion.link")
 
@@ -100,9 +106,9 @@ class Carrier(Generic[In]):
         self._queue(body)
 
     def post(self, message: Spoken) -> None:
-        """Queue a message at once; LinkBroken when the link has ended or the queue is full."""
+        """Queue a message at once; LinkBroken when the link has ended or far too much waits."""
         body = self._encode(message)
-        if not self._has_room.is_set() and self._cause is None:
+        if self._waiting_bytes > POST_LIMIT_BYTES and self._cause is None:
             self._fail(broken("the other side reads too slowly: the outgoing queue is full"))
         self._queue(body)
 
@@ -170,16 +176,23 @@ class Carrier(Generic[In]):
         self._has_work.set()
 
     async def _write(self) -> None:
+        loop = asyncio.get_running_loop()
         try:
-            while True:
-                await self._has_work.wait()
-                if self._waiting:
-                    await self._put(self._seal.seal(self._take()))
-                elif self._goodbye is not None:
-                    await self._put(self._seal.seal_final(self._encoder.encode([self._goodbye])))
-                    return
-                else:
-                    self._has_work.clear()
+            # One deadline for the writer's life, moved along: a new one a frame costs more.
+            async with asyncio.timeout(None) as deadline:
+                while True:
+                    if not self._has_work.is_set():
+                        deadline.reschedule(None)
+                        await self._has_work.wait()
+                    deadline.reschedule(loop.time() + SEND_DEADLINE_S)
+                    if self._waiting:
+                        await self._socket.send(self._seal.seal(self._take()))
+                    elif self._goodbye is not None:
+                        last = self._encoder.encode([self._goodbye])
+                        await self._socket.send(self._seal.seal_final(last))
+                        return
+                    else:
+                        self._has_work.clear()
         except TimeoutError:
             self._fail(broken(f"the other side took nothing for {SEND_DEADLINE_S:g} s"))
             # This wakes the reader, which raises the cause just named.
@@ -190,12 +203,13 @@ class Carrier(Generic[In]):
         finally:
             self._has_room.set()
 
-    async def _put(self, frame: bytes) -> None:
-        async with asyncio.timeout(SEND_DEADLINE_S):
-            await self._socket.send(frame)
-
     def _take(self) -> bytes:
         """The bodies that leave together, as one msgpack array."""
+        if len(self._waiting) == 1:
+            self._waiting_bytes = 0
+            self._has_room.set()
+            # What msgpack writes before the one item of an array.
+            return b"\x91" + self._waiting.popleft()
         bodies = [self._waiting.popleft()]
         size_bytes = len(bodies[0])
         while self._waiting and size_bytes + len(self._waiting[0]) <= COALESCE_LIMIT_BYTES:
@@ -218,15 +232,19 @@ class Carrier(Generic[In]):
                 f"unknown or malformed message: {error}",
                 hint="install the same Parhelion on both sides",
             ) from error
-        said_bye = bool(messages) and isinstance(messages[-1], Bye)
+        bye = messages[-1] if messages else None
+        said_bye = isinstance(bye, Bye)
         if said_bye is not is_last:
             raise broken("the stream ended without a Bye, or a Bye did not end it")
+        if isinstance(bye, Bye):
+            # Kept as short as it is logged: its words are the other side's to choose.
+            messages[-1] = bye = _short(bye)
         for message in messages:
             if isinstance(message, Heartbeat):
                 self._answer_beat()
         self._heard.extend(messages)
-        if said_bye:
-            self._say_ended(messages[-1])
+        if isinstance(bye, Bye):
+            self._say_ended(bye)
 
     def _answer_beat(self) -> None:
         # A full queue or an ended link is noticed elsewhere; an echo is not worth a failure.
@@ -234,8 +252,7 @@ class Carrier(Generic[In]):
             with contextlib.suppress(LinkBroken):
                 self._queue(self._encoder.encode(Alive()))
 
-    def _say_ended(self, bye: object) -> None:
-        assert isinstance(bye, Bye)
+    def _say_ended(self, bye: Bye) -> None:
         cause = broken(f"the other side ended the link: {bye.message} ({bye.code})", bye.hint)
         self._fail(cause)
         self._writer.cancel()
@@ -278,6 +295,12 @@ async def accept(socket: ByteSocket, key: NodeKey, deadline_s: float = 5.0) -> C
 def carry_from_coordinator(socket: ByteSocket, seal: Seal, peer: str) -> Carrier[FromCoordinator]:
     """The node's carrier after a handshake."""
     return Carrier(socket, seal, peer, _FROM_COORDINATOR)
+
+
+def _short(bye: B) -> B:
+    return msgspec.structs.replace(
+        bye, code=clipped(bye.code), message=clipped(bye.message), hint=clipped(bye.hint)
+    )
 
 
 async def _shut(socket: ByteSocket, code: int, message: str) -> None:

@@ -56,7 +56,8 @@ class AiohttpSocket:
         if message.type is aiohttp.WSMsgType.CLOSE:
             raise ConnectionClosed(message.data, message.extra or "")
         if message.type is aiohttp.WSMsgType.TEXT:
-            raise ConnectionClosed(None, "text came where only bytes are spoken")
+            # Not ConnectionClosed: its cause would read as if the other side had closed.
+            raise LinkBroken(ProblemCode.LINK_BROKEN, "a text message came, only bytes are spoken")
         raise self._closed()
 
     async def close(self, code: int, reason: str) -> None:
@@ -148,6 +149,13 @@ def _dial_problem(address: Address, error: Exception) -> Problem:
             why = f"it refuses {SUBPROTOCOL} ({error.status}): another version, or something else"
             return _not_a_coordinator(address, why)
         return _not_a_coordinator(address, f"it answers {error.status} to {address.dial_url}")
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        plain = address.url.replace("https://", "http://", 1)
+        return Problem(
+            ProblemCode.LINK_REFUSED,
+            f"{address.url} does not speak https: {clipped(str(error))}",
+            hint=f"try plain http, the link is sealed either way: {plain}",
+        )
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
         return Problem(
             ProblemCode.LINK_REFUSED,

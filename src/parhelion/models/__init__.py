@@ -1,6 +1,6 @@
 """Models: the catalogue of artefacts, their vocabularies and templates, and the tokeniser host."""
 
-from parhelion.models.catalogue import MIGRATIONS, Catalogue, Model
+from parhelion.models.catalogue import ID_FORM, MIGRATIONS, Catalogue, Model
 from parhelion.models.gguf_file import inspect
 from parhelion.models.packaged import DEFAULT_MODEL_ID, packaged_model
 from parhelion.models.requantised import requantised
@@ -9,6 +9,7 @@ from parhelion.models.vocabulary import Vocabulary
 
 __all__ = [
     "DEFAULT_MODEL_ID",
+    "ID_FORM",
     "MIGRATIONS",
     "Catalogue",
     "Model",

@@ -57,7 +57,9 @@ def check_ids(ask: Ask, card: ModelCard, ids: tuple[int, ...]) -> tuple[int, ...
     if not ids:
         raise _malformed("the prompt is empty", "prompt")
     if len(ids) >= card.context:
-        raise _too_long(ask, card, f"resulted in {len(ids)} tokens")
+        fit = card.context - 1
+        over = f"shorten it by {len(ids) - fit} tokens: {fit} and one of an answer fit"
+        raise _too_long(ask, card, f"resulted in {len(ids)} tokens", over)
     return ids
 
 
@@ -65,7 +67,11 @@ def check_given_ids(ask: Ask, card: ModelCard, ids: tuple[int, ...]) -> tuple[in
     """A prompt that came as ids, if each is an id of the vocabulary and all fit."""
     checked = check_ids(ask, card, ids)
     if min(checked) < 0 or max(checked) >= card.n_vocab:
-        raise _malformed(f"token ids of this model are 0 to {card.n_vocab - 1}", "prompt")
+        raise _malformed(
+            f"token ids of this model are 0 to {card.n_vocab - 1}",
+            "prompt",
+            "these look like ids of another model's vocabulary: send the text instead",
+        )
     return checked
 
 
@@ -89,16 +95,17 @@ def _size_bytes(text: str) -> int:
         raise _malformed("the text has a lone surrogate, which is no character", None) from error
 
 
-def _too_long(ask: Ask, card: ModelCard, what: str) -> Problem:
+def _too_long(ask: Ask, card: ModelCard, what: str, hint: str = "") -> Problem:
     name = "messages" if ask.messages is not None else "prompt"
     verb = what if name == "messages" else what.replace("have", "has", 1)
     return Problem(
         ProblemCode.CONTEXT_LENGTH_EXCEEDED,
         f"This model's maximum context length is {card.context} tokens. However, your {name} "
         f"{verb}. Please reduce the length of the {name}.",
+        hint=hint or f"about 4 characters of English are a token: {card.context - 1} tokens fit",
         param=field(ask),
     )
 
 
-def _malformed(message: str, param: str | None) -> Problem:
-    return Problem(ProblemCode.INVALID_REQUEST, message, param=param)
+def _malformed(message: str, param: str | None, hint: str = "") -> Problem:
+    return Problem(ProblemCode.INVALID_REQUEST, message, hint=hint, param=param)

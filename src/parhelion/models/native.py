@@ -15,7 +15,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class NativeVocabulary:
         self._structural = _any_of(structural) if structural else None
         # Template text repeats from request to request, contents never come here.
         self._found = lru_cache(maxsize=1024)(self._find_specials)
+        # So do the ids of what the template wrote alone (a default system prompt).
+        self._written = lru_cache(maxsize=1024)(self._ids_between)
 
     def close(self) -> None:
         """Free the native memory; the object is of no use afterwards."""
@@ -85,24 +87,28 @@ class NativeVocabulary:
         ids: list[int] = []
         run: list[Span] = []
         strip = False
-        for piece in self._fragments(spans):
+        # A single span may be a chat that the template rewrote: contents are never kept.
+        keep = len(spans) > 1
+        for piece in self._fragments(spans, self._found if keep else self._find_specials):
             if isinstance(piece, Span):
                 run.append(piece)
                 continue
             attributes = self._attributes[piece]
-            ids += self._run(run, strip, bool(attributes & llama.LLAMA_TOKEN_ATTR_LSTRIP))
+            ids += self._run(run, strip, bool(attributes & llama.LLAMA_TOKEN_ATTR_LSTRIP), keep)
             ids.append(piece)
             run, strip = [], bool(attributes & llama.LLAMA_TOKEN_ATTR_RSTRIP)
-        ids += self._run(run, strip, False)
+        ids += self._run(run, strip, False, keep)
         return self._with_bos(ids)
 
-    def _fragments(self, spans: Sequence[Span]) -> Iterable[Span | int]:
+    def _fragments(
+        self, spans: Sequence[Span], find: Callable[[str], tuple[tuple[int, int, int], ...]]
+    ) -> Iterable[Span | int]:
         for span in spans:
             if not span.trusted:
                 yield span
                 continue
             at = 0
-            for start, end, id in self._found(span.text):
+            for start, end, id in find(span.text):
                 yield Span(span.text[at:start], trusted=True)
                 yield id
                 at = end
@@ -117,10 +123,19 @@ class NativeVocabulary:
             for match in _any_of(present).finditer(text)
         )
 
-    def _run(self, run: Sequence[Span], strip_left: bool, strip_right: bool) -> list[int]:
+    def _run(
+        self, run: Sequence[Span], strip_left: bool, strip_right: bool, keep: bool
+    ) -> list[int]:
         """The ids of what lies between two special tokens (which may eat blanks beside them)."""
-        text = "".join(span.text for span in run)
-        cuts = self._cuts(run, text)
+        text = "".join([span.text for span in run])
+        cuts = tuple(self._cuts(run, text))
+        if keep and all([span.trusted for span in run]):
+            return list(self._written(text, cuts, strip_left, strip_right))
+        return self._ids_between(text, cuts, strip_left, strip_right)
+
+    def _ids_between(
+        self, text: str, cuts: tuple[int, ...], strip_left: bool, strip_right: bool
+    ) -> list[int]:
         text = text.rstrip(" \t\n\v\f\r") if strip_right else text
         eaten = len(text) - len(text.lstrip(" \t\n\v\f\r")) if strip_left else 0
         ids: list[int] = []

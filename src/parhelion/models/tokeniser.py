@@ -1,8 +1,8 @@
 """The parent's side of the tokeniser host: asks it, outlives it, and knows whom to blame.
 
 The host works strictly in order, so at a crash the oldest unanswered request is the suspect. It is
-tried once more, behind all others that wait; at its second crash it alone gets a 400. Everybody
-else only waits for the restart.
+tried once more, behind all others that wait; at its second crash it alone gets a 400, and so does
+the same text for an hour, unasked. Everybody else only waits for the restart.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,12 +19,14 @@ import msgspec
 from parhelion.hosts import Child, ChildGone, backoff_s
 from parhelion.models import limits
 from parhelion.models.catalogue import Model
+from parhelion.models.convicts import Convicts
 from parhelion.models.frames import (
     MODELS_LOADED,
     Answer,
     IdsFrame,
     PiecesFrame,
     PrepareFrame,
+    Question,
     ReadyFrame,
     RefusedFrame,
     VocabularyFrame,
@@ -88,6 +91,8 @@ class TokeniserHost:
         self._vocabularies: dict[str, Vocabulary] = {}
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Answer)
+        self._questions = msgspec.msgpack.Decoder(Question)
+        self._convicts = Convicts(time.monotonic)
 
     @property
     def pid(self) -> int | None:
@@ -142,6 +147,8 @@ class TokeniserHost:
         prompt = ask.prompt if messages is None else None
         frame = PrepareFrame(number, card.digest, model.path, messages, prompt)
         try:
+            if self._convicts:  # Nearly never: then not even a hash is made.
+                self._refuse_convicted(frame)
             answer = await self._ask(number, card.digest, self._encoder.encode(frame))
         except Problem as problem:
             if problem.code in (ProblemCode.INVALID_REQUEST, ProblemCode.TOKENISER_FAILED):
@@ -189,11 +196,11 @@ class TokeniserHost:
         self._waiting[number] = waiting
         self._waiting_bytes += len(body)
         self._send(waiting)
+        timer = loop.call_later(WAIT_LIMIT_S, _give_up, waiting.answer)
         try:
-            async with asyncio.timeout(WAIT_LIMIT_S):
-                answer = await waiting.answer
-        except TimeoutError:
-            raise _busy("the tokeniser did not get to this prompt in time") from None
+            answer = await waiting.answer
+        finally:
+            timer.cancel()
         if isinstance(answer, RefusedFrame):
             raise Problem(ProblemCode(answer.code), answer.message, hint=answer.hint)
         return answer
@@ -290,10 +297,22 @@ class TokeniserHost:
         suspect.crashes += 1
         if too_slow or suspect.crashes >= CRASHES_PER_REQUEST:
             why = "takes too long to tokenise" if too_slow else "crashes this model's tokeniser"
+            question = self._questions.decode(suspect.body)
+            if isinstance(question, PrepareFrame):
+                self._convicts.convict(self._text_of(question), f"this text {why}")
             self._refuse(number, Problem(ProblemCode.TOKENISER_FAILED, f"this text {why}"))
             return
         # Behind everyone else, so that a second crash makes nobody wait twice.
         self._waiting[number] = self._waiting.pop(number)
+
+    def _refuse_convicted(self, frame: PrepareFrame) -> None:
+        why = self._convicts.verdict(self._text_of(frame))
+        if why is not None:
+            raise Problem(ProblemCode.TOKENISER_FAILED, why)
+
+    def _text_of(self, frame: PrepareFrame) -> bytes:
+        """All of a question but its number: what makes it the same text for the same model."""
+        return self._encoder.encode(msgspec.structs.replace(frame, number=0))
 
     async def _start_again(self) -> None:
         while not self._stopped:
@@ -325,6 +344,11 @@ def _not_started(why: str) -> Problem:
         f"the tokeniser host does not start: {why}",
         hint="parhelion doctor tests the native library",
     )
+
+
+def _give_up(answer: asyncio.Future[Answer]) -> None:
+    if not answer.done():
+        answer.set_exception(_busy("the tokeniser did not get to this prompt in time"))
 
 
 def _busy(message: str) -> Problem:

@@ -47,10 +47,14 @@ log = logging.getLogger("parhelion.node")
 
 
 class AgentState(Record, frozen=True, kw_only=True):
-    """Where a node stands; `accepted` are the digests that the pool takes from it."""
+    """Where a node stands; `accepted` are the digests that the pool takes from it.
+
+    `fault`: the reason is one that was logged as a warning, not a goodbye that was announced.
+    """
 
     state: Literal["joining", "ready", "draining", "gone"]
     reason: str | None = None
+    fault: bool = False
     coordinator: str | None = None
     accepted: tuple[str, ...] = ()
 
@@ -87,6 +91,7 @@ class Agent:
         self._ended = asyncio.Event()
         self._ended.set()
         self._was_welcomed = False
+        self._was_told = False
         self.state = AgentState(state="joining")
 
     async def run(self) -> None:
@@ -102,11 +107,13 @@ class Agent:
                 is_steady = self._clock.monotonic_s() - began_s >= STEADY_S
                 failures = 0 if is_steady else failures + 1
                 wait_s = backoff_s(failures, self._jitter())
-                log.warning(
+                is_fault = self._is_fault(cause)
+                log.log(
+                    logging.WARNING if is_fault else logging.INFO,
                     "no link to the coordinator",
                     extra={"cause": cause.message, "hint": cause.hint, "again_in_s": wait_s},
                 )
-                self._become(AgentState(state="joining", reason=cause.message))
+                self._become(AgentState(state="joining", reason=cause.message, fault=is_fault))
                 await self._pause(wait_s)
             self._become(AgentState(state="gone", reason=self._leaving))
         except Problem as refusal:
@@ -175,6 +182,7 @@ class Agent:
     async def _attend(self, session: Session, welcome: Welcome, coordinator: str) -> Bye:
         self._session = session
         self._was_welcomed = True
+        self._was_told = False
         try:
             if not welcome.accepted:
                 log.warning("the pool knows none of this node's models")
@@ -194,7 +202,14 @@ class Agent:
             raise Problem(
                 ProblemCode.LINK_REFUSED, bye.message, hint=bye.hint or (hint if is_twin else "")
             )
-        return Problem(ProblemCode.LINK_BROKEN, bye.message, hint=bye.hint)
+        planned = bye.code == ProblemCode.DRAINING
+        code = ProblemCode.DRAINING if planned else ProblemCode.LINK_BROKEN
+        return Problem(code, bye.message, hint=bye.hint)
+
+    def _is_fault(self, cause: Problem) -> bool:
+        """A coordinator that said goodbye is no fault, and a fault is one warning, not ten."""
+        self._was_told = self._was_told or cause.code is ProblemCode.DRAINING
+        return cause.message != self.state.reason and not self._was_told
 
     def _drain_session(self, reason: str) -> None:
         """The coordinator asks this node to leave; it comes back when it is welcome again."""
@@ -213,8 +228,13 @@ class Agent:
             slots=sum(card.slots for card in cards),
             kv_tokens=sum(card.kv_tokens for card in cards),
             models=tuple(
-                ServedModel(digest=digest, context=engine.describe().context)
-                for digest, engine in self._engines.items()
+                ServedModel(
+                    digest=digest,
+                    context=card.context,
+                    slots=card.slots,
+                    kv_tokens=card.kv_tokens,
+                )
+                for digest, card in zip(self._engines, cards, strict=True)
             ),
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ class Jobs:
         self._idle = asyncio.Event()
         self._idle.set()
         self._refuses: str | None = None
+        self._last_end_s = -math.inf
 
     @property
     def busy(self) -> int:
@@ -132,6 +134,10 @@ class Jobs:
     async def finished(self) -> None:
         """Return when no job is live and every signature is out."""
         await self._idle.wait()
+
+    def since_last_end_s(self) -> float:
+        """How long ago a job ended here; infinite where none has."""
+        return self._clock.monotonic_s() - self._last_end_s
 
     async def abandon(self) -> None:
         """The link is lost: stop everything and say nothing."""
@@ -216,6 +222,7 @@ class Jobs:
     def _end(self, work: Work) -> None:
         # A wall clock may be set back; a segment never ends before it starts.
         work.ended_at_ms = max(self._clock.now_ms(), work.started_at_ms)
+        self._last_end_s = self._clock.monotonic_s()
         del self._live[work.key]
         self._ended[work.key] = work
         if len(self._ended) > ENDED_KEPT:

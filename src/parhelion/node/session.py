@@ -40,6 +40,10 @@ SILENT_BEATS = 3
 LINGER_S = 0.5
 """A Cut for a job that just ended may be on its way; its signature is still owed."""
 
+IDLE_LINGER_S = 0.1
+"""Where no job has ended lately, only an Open may be on its way: it is answered with DRAINING, or
+meets a closed link, and is placed elsewhere either way."""
+
 log = logging.getLogger("parhelion.node")
 
 
@@ -160,7 +164,8 @@ class Session:
         except TimeoutError:
             log.warning("drain took too long: handing jobs back", extra={"busy": self._jobs.busy})
             self._jobs.hand_back(reason)
-        await asyncio.sleep(LINGER_S)
+        recent_s = self._jobs.since_last_end_s()
+        await asyncio.sleep(max(IDLE_LINGER_S, LINGER_S - recent_s))
         self._outbox.flush()
         self._goodbye = Bye(code=ProblemCode.DRAINING, message=reason)
         await self._carrier.close(self._goodbye)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from parhelion.identity import Entropy, Keys
+from parhelion.identity import Entropy, Keys, is_ours
 from parhelion.ledger import Ledger
 from parhelion.payments import idempotency
 from parhelion.payments.idempotency import Earlier, Outcome, earlier_of
@@ -14,7 +14,10 @@ from parhelion.payments.rules import (
     Replay,
     decide,
     idempotency_key,
+    is_free,
+    over_limit,
     payer_and_rate,
+    too_little,
 )
 from parhelion.proof import Receipts
 from parhelion.store import Refused, Statement, Store
@@ -88,14 +91,17 @@ class Gate:
                 )
             except Refused as refused:
                 if refused.name != idempotency.CLAIM:
-                    raise self.problem_of(refused) from refused
+                    raise self.problem_of(refused, grant) from refused
                 continue
             except Problem as problem:
-                if problem.code == ProblemCode.INSUFFICIENT_CREDIT and ask.idempotency_key:
+                if problem.code != ProblemCode.INSUFFICIENT_CREDIT:
+                    raise
+                if ask.idempotency_key:
                     # The credits may be held by this very request's first sending, which raced
                     # us: then "still runs" is the truth, and this says it.
                     await self.admit(ask, credentials, quote)
-                raise
+                balance = await self._ledger.balance(grant.account, grant.rate.asset)
+                raise too_little(grant, quote, balance.available_micro) from problem
             return Taken(grant, hold)
         raise Problem(
             ProblemCode.CONFLICT,
@@ -108,7 +114,7 @@ class Gate:
 
         Nothing is written. The balance is not looked at: the hold is where it is refused.
         """
-        payer, rate = payer_and_rate(self._payer(credentials), quote, self._asset)
+        payer, rate = payer_and_rate(self._payer(credentials, quote), quote, self._asset)
         earlier = await self._earlier(ask, payer.account)
         evidence_lives = earlier is not None and self._receipts.has_evidence(
             kin("rcpt", earlier.request), payer.account
@@ -167,38 +173,44 @@ class Gate:
     def cut_also(self, hold: Hold, spent_micro: int, billed_ids: int | None) -> Sequence[Statement]:
         """`settle_also` for a hold found open after a crash, when only its row is known.
 
-        `billed_ids` None: the hold is voided, nothing of this run is billed.
+        `billed_ids` None: the hold is voided, nothing of this run is billed; the same
+        Idempotency-Key runs again with the same seed, as its client may have seen some of it.
         """
         unit: list[Statement] = []
         if hold.key is not None:
             unit.append(self._keys.settle(hold.key, hold.amount_micro, spent_micro))
-        outcome: Outcome = "failed" if billed_ids is None else "cut"
-        unit += idempotency.end(kin("req", hold.id), outcome, billed_ids)
+        unit += idempotency.end(kin("req", hold.id), "cut", billed_ids)
         return unit
 
     @staticmethod
-    def problem_of(refused: Refused) -> Problem:
+    def problem_of(refused: Refused, grant: Grant) -> Problem:
         """What the client hears when the key's part of a hold was refused."""
         if refused.name != "key.reserve":
-            return Problem(ProblemCode.INTERNAL, f"a hold was refused: {refused.name}")
-        if refused.kind == "check":
             return Problem(
-                ProblemCode.KEY_LIMIT_REACHED,
-                "this request could pass the key's spending limit",
-                hint="ask for fewer max_tokens, or use a key with a higher limit",
+                ProblemCode.INTERNAL,
+                f"a hold was refused: {refused.name}",
+                hint="this is a fault of ours: please report it",
             )
-        return Problem(ProblemCode.INVALID_API_KEY, "this API key was revoked")
+        if refused.kind == "check":
+            return over_limit(grant)
+        return Problem(
+            ProblemCode.INVALID_API_KEY,
+            "this API key was revoked",
+            hint="use another key; the pool's owner makes them",
+        )
 
-    def _payer(self, credentials: Credentials) -> Payer | None:
+    def _payer(self, credentials: Credentials, quote: Quote) -> Payer | None:
         """What the credentials prove; None when there are none.
 
-        A bad one is refused here and never falls through to the next kind, or to the guest.
-        Another kind (a payment, a session) is another branch, before the key.
+        A bad one of ours is refused here and never falls through to the next kind, or to the
+        guest. What has not the form of ours is none where none is needed (decision 007): SDKs
+        always send some key. Another kind (a payment, a session) is another branch, before this.
         """
-        if credentials.bearer is not None:
-            key = self._keys.authenticate(credentials.bearer)
-            return Payer(key.account, key.id, key.asset)
-        return None
+        bearer = credentials.bearer
+        if bearer is None or (not is_ours(bearer) and is_free(quote, self._asset)):
+            return None
+        key = self._keys.authenticate(bearer)
+        return Payer(key.account, key.id, key.asset)
 
     async def _earlier(self, ask: Ask, account: str) -> Earlier | None:
         key = idempotency_key(ask, account)

@@ -19,8 +19,8 @@ from parhelion.store import Migration, Row, Statement
 
 State = Literal["running", "finished", "cut"]
 Outcome = Literal["finished", "cut", "failed"]
-"""finished: delivered to its end. cut: billed for what came before it broke off. failed: nothing
-was billed."""
+"""finished: delivered to its end, or until its client left; never run again. cut: we lost it, and
+it was billed for what went out before. failed: nothing was billed."""
 
 LIFETIME_MS = 24 * 3600 * 1000
 CLAIM = "idempotency.claim"
@@ -125,8 +125,11 @@ def end(request: str, outcome: Outcome, billed_ids: int | None) -> tuple[Stateme
     """
     if outcome == "finished":
         return (Statement("idempotency.finish", _FINISH, (request,)),)
+    if outcome == "cut" and billed_ids is not None:
+        return (Statement("idempotency.cut", _CUT, (billed_ids, request)),)
     if outcome == "cut":
-        return (Statement("idempotency.cut", _CUT, (billed_ids or 0, request)),)
+        # Nothing of this run is billed, but its client may have seen text: the seed is kept.
+        return (Statement("idempotency.cut-again", _CUT_AGAIN, (request,)),)
     return (
         Statement("idempotency.drop", _DROP, (request,)),
         # Still there: a run before this one billed something, which stays billed.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parhelion.ledger import GUEST, price
+from parhelion.ledger import GUEST, amount_text, most_tokens, price
 from parhelion.payments.idempotency import Earlier
 from parhelion.words import Ask, Grant, Problem, ProblemCode, Quote, Rate, Record, kin
 
@@ -40,14 +40,13 @@ def payer_and_rate(payer: Payer | None, quote: Quote, pool_asset: str) -> tuple[
     """
     rates = {rate.asset: rate for rate in quote.rates}
     if payer is None:
-        rate = rates.get(pool_asset)
-        if rate is None or rate.prompt_micro or rate.completion_micro:
+        if not is_free(quote, pool_asset):
             raise Problem(
                 ProblemCode.MISSING_CREDENTIALS,
                 "no API key came with this request",
                 hint="send `Authorization: Bearer sk-prl-...`; the pool's owner makes keys",
             )
-        return Payer(GUEST, None, pool_asset), rate
+        return Payer(GUEST, None, pool_asset), rates[pool_asset]
     if payer.asset not in rates:
         sold_in = ", ".join(sorted(rates)) or "nothing"
         raise Problem(
@@ -57,6 +56,44 @@ def payer_and_rate(payer: Payer | None, quote: Quote, pool_asset: str) -> tuple[
             param="model",
         )
     return payer, rates[payer.asset]
+
+
+def is_free(quote: Quote, pool_asset: str) -> bool:
+    """Whether this model costs nothing in the pool's own asset, so that a guest may ask it."""
+    return any(
+        rate.asset == pool_asset and rate.prompt_micro == 0 == rate.completion_micro
+        for rate in quote.rates
+    )
+
+
+def too_little(grant: Grant, quote: Quote, available_micro: int) -> Problem:
+    """402 in whole units: what the ask can cost at most, what there is, and what would fit."""
+    asset, again = grant.rate.asset, grant.unbilled_from
+    return Problem(
+        ProblemCode.INSUFFICIENT_CREDIT,
+        f"This request can cost at most {amount_text(grant.amount_micro, asset)} "
+        f"({len(quote.prompt_ids)} prompt tokens, max_tokens {quote.max_tokens}); "
+        f"{amount_text(available_micro, asset)} is available.",
+        hint=_what_fits(grant, len(quote.prompt_ids) if again is None else 0, available_micro),
+        param="max_tokens",
+    )
+
+
+def over_limit(grant: Grant) -> Problem:
+    """402 of a key whose own spending limit the ask could pass."""
+    return Problem(
+        ProblemCode.KEY_LIMIT_REACHED,
+        f"This request can cost at most {amount_text(grant.amount_micro, grant.rate.asset)}: "
+        "more than is left of this key's spending limit.",
+        hint="ask for fewer max_tokens, or use a key with a higher limit",
+    )
+
+
+def _what_fits(grant: Grant, prompt_tokens: int, available_micro: int) -> str:
+    most = most_tokens(grant.rate, prompt_tokens, available_micro)
+    if most is None or most < 1:
+        return "not even one token of an answer fits: add credits, or shorten the prompt"
+    return f"max_tokens {most + (grant.unbilled_from or 0)} would fit; or add credits"
 
 
 def idempotency_key(ask: Ask, account: str) -> str | None:
@@ -72,6 +109,7 @@ def idempotency_key(ask: Ask, account: str) -> str | None:
         raise Problem(
             ProblemCode.INVALID_REQUEST,
             f"an Idempotency-Key has 1 to {KEY_LIMIT_CHARS} printable characters",
+            hint="a UUID made for this one request is a good one",
             param="Idempotency-Key",
         )
     return key

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from parhelion.proof.canonical import canonical
 from parhelion.proof.receipt import (
+    Hidden,
     IdChain,
     ask_digest,
     chain,
@@ -16,6 +17,7 @@ from parhelion.proof.receipt import (
     leaf_hash,
     opening_hash,
     prompt_hmac,
+    seal_receipt,
     segment_holds,
     sign_receipt,
     sign_segment,
@@ -27,6 +29,7 @@ from parhelion.proof.verify import Check, verify
 __all__ = [
     "MIGRATIONS",
     "Check",
+    "Hidden",
     "IdChain",
     "Receipts",
     "ask_digest",
@@ -37,6 +40,7 @@ __all__ = [
     "leaf_hash",
     "opening_hash",
     "prompt_hmac",
+    "seal_receipt",
     "segment_holds",
     "sign_receipt",
     "sign_segment",

@@ -8,7 +8,7 @@ the two together.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import rfc8785
@@ -17,6 +17,9 @@ from parhelion.words import Problem, ProblemCode
 
 INTEGER_LIMIT = 2**53
 """From here on RFC 8785's numbers are not exact: larger integers travel as text."""
+
+_FORMLESS = (rfc8785.CanonicalizationError, UnicodeEncodeError, OverflowError)
+_AS_IT_IS = frozenset({str, bool, type(None)})
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -30,25 +33,49 @@ def dumps(tree: dict[str, Any]) -> bytes:
     """The canonical JSON of plain data whose member names are ASCII."""
     try:
         return _encode(_plain(tree))
-    except (rfc8785.CanonicalizationError, UnicodeEncodeError, OverflowError) as error:
-        raise Problem(
-            ProblemCode.RECEIPT_INVALID,
-            f"no canonical JSON form: {error}",
-            hint="integers above 2**53 travel as strings, numbers are finite, text is Unicode",
-        ) from error
+    except _FORMLESS as error:
+        raise _no_form(error) from error
+
+
+def plain(record: msgspec.Struct) -> dict[str, Any]:
+    """The members of a record as `written` takes them."""
+    try:
+        return cast("dict[str, Any]", _plain(msgspec.to_builtins(record)))
+    except _FORMLESS as error:
+        raise _no_form(error) from error
+
+
+def written(members: dict[str, Any]) -> bytes:
+    """The canonical JSON of `plain` members, of which some may have been left out or put in."""
+    try:
+        return _encode(members)
+    except _FORMLESS as error:
+        raise _no_form(error) from error
+
+
+def _no_form(error: Exception) -> Problem:
+    return Problem(
+        ProblemCode.RECEIPT_INVALID,
+        f"no canonical JSON form: {error}",
+        hint="integers above 2**53 travel as strings, numbers are finite, text is Unicode",
+    )
 
 
 def _plain(value: Any) -> Any:
     """The value with every number in the form that it must have."""
-    kind: type[Any] = type(value)
-    if kind is str or value is None or kind is bool:
+    kind = cast("type[Any]", type(value))
+    if kind in _AS_IT_IS:
         return value
     if kind is int:
         if not -INTEGER_LIMIT < value < INTEGER_LIMIT:
             raise OverflowError(f"{value} is not exact as a JSON number")
         return value
     if kind is dict:
-        return {name: _plain(member) for name, member in value.items()}
+        # Most members are text: asking here saves a call for each.
+        return {
+            name: member if type(member) in _AS_IT_IS else _plain(member)
+            for name, member in value.items()
+        }
     if kind is float:
         # Whole numbers are by far the most frequent, and an integer is written as one.
         if value.is_integer() and abs(value) < INTEGER_LIMIT:

@@ -22,18 +22,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from parhelion.identity import NodeKey, bytes_of, text_of, verify
-from parhelion.proof.canonical import canonical, dumps
-from parhelion.words import Job, Receipt, Segment
+from parhelion.proof.canonical import canonical, dumps, plain, written
+from parhelion.words import Job, Problem, Receipt, Segment
 
 OPENING_BYTES = 32
 BLOCK_BYTES = 64
 """SHA-256's block: HMAC pads its key to it."""
+
+_INNER_PAD = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER_PAD = bytes(byte ^ 0x5C for byte in range(256))
 
 ID_LIMIT = 2**32
 """Ids are hashed as u32: no vocabulary comes near."""
@@ -79,18 +83,46 @@ def chain(opening: bytes, prompt_ids: Sequence[int], output_ids: Iterable[int]) 
     return made.head
 
 
-class IdChain:
-    """The id chain of one request as it grows; about a microsecond an id.
+class Keyed:
+    """HMAC-SHA256 under one opening.
 
-    HMAC's two keyed states are made once and copied: a one-shot HMAC sets its key up each time,
-    which costs more than the hashing.
+    The two keyed states are made once and copied: a one-shot HMAC sets its key up each time, which
+    costs more than the hashing, and it hands the GIL over.
     """
 
-    def __init__(self, opening: bytes, prompt_ids: Sequence[int]) -> None:
+    __slots__ = ("inner", "outer")
+
+    def __init__(self, opening: bytes) -> None:
         key = _checked(opening).ljust(BLOCK_BYTES, b"\0")
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in key) + b"next\0")
-        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in key))
-        self.head = chain_start(opening, prompt_ids)
+        self.inner = hashlib.sha256(key.translate(_INNER_PAD))
+        self.outer = hashlib.sha256(key.translate(_OUTER_PAD))
+
+    def mac(self, message: bytes) -> bytes:
+        """The HMAC of a message."""
+        inner, outer = self.inner.copy(), self.outer.copy()
+        inner.update(message)
+        outer.update(inner.digest())
+        return outer.digest()
+
+
+class IdChain:
+    """The id chain of one request as it grows; about a microsecond an id."""
+
+    def __init__(self, opening: bytes, prompt_ids: Sequence[int]) -> None:
+        self._start(Keyed(opening), packed(prompt_ids))
+
+    @classmethod
+    def after(cls, keyed: Keyed, prompt: bytes) -> IdChain:
+        """The chain after a packed prompt, where both are at hand."""
+        made = cls.__new__(cls)
+        made._start(keyed, prompt)
+        return made
+
+    def _start(self, keyed: Keyed, prompt: bytes) -> None:
+        self._outer = keyed.outer
+        self._inner = keyed.inner.copy()
+        self._inner.update(b"next\0")
+        self.head = keyed.mac(b"start\0" + prompt)
         self.length = 0
 
     def extend(self, ids: Iterable[int]) -> None:
@@ -111,18 +143,17 @@ def ask_digest(job: Job) -> str:
 
     Attempt and ids so far are left out: every attempt at a request was asked the same.
     """
-    return ask_hmac(
-        job.opening,
-        digest=job.digest,
-        max_tokens=job.max_tokens,
-        params=msgspec.to_builtins(job.params),
-        prompt=prompt_hmac(job.opening, job.prompt_ids),
-        seed=str(job.seed),
-    )
+    return Hidden(job).ask
 
 
 def ask_hmac(
-    opening: bytes, *, digest: str, max_tokens: int, params: Any, prompt: str, seed: str
+    mac: Callable[[bytes], bytes],
+    *,
+    digest: str,
+    max_tokens: int,
+    params: Any,
+    prompt: str,
+    seed: str,
 ) -> str:
     """`ask_digest` from the fields of a receipt; `prompt` is its `prompt_hmac`."""
     asked = {
@@ -133,7 +164,50 @@ def ask_hmac(
         # A seed has 64 bits and RFC 8785 numbers 53: it travels as text.
         "seed": seed,
     }
-    return _mac(opening, b"ask\0" + dumps(asked)).hex()
+    return mac(b"ask\0" + dumps(asked)).hex()
+
+
+class Hidden:
+    """What a receipt says of one job's prompt and ask, each made once, when it is first asked for.
+
+    Attempts at one request have all of it in common.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._keyed = Keyed(job.opening)
+        self._prompt = packed(job.prompt_ids)
+
+    def chain(self) -> IdChain:
+        """A new chain after the job's prompt."""
+        return IdChain.after(self._keyed, self._prompt)
+
+    def text_hmac(self, text: str) -> str:
+        """`text_hmac` of a text of the job's."""
+        return self._keyed.mac(b"text\0" + text.encode()).hex()
+
+    @cached_property
+    def opening_hash(self) -> str:
+        """`opening_hash` of the job's opening."""
+        return opening_hash(self._job.opening)
+
+    @cached_property
+    def prompt_hmac(self) -> str:
+        """`prompt_hmac` of the job's prompt."""
+        return self._keyed.mac(b"prompt\0" + self._prompt).hex()
+
+    @cached_property
+    def ask(self) -> str:
+        """`ask_digest` of the job."""
+        job = self._job
+        return ask_hmac(
+            self._keyed.mac,
+            digest=job.digest,
+            max_tokens=job.max_tokens,
+            params=msgspec.to_builtins(job.params),
+            prompt=self.prompt_hmac,
+            seed=str(job.seed),
+        )
 
 
 def packed(ids: Sequence[int]) -> bytes:
@@ -170,15 +244,27 @@ def segment_holds(segment: Segment) -> bool:
     """Whether the named node signed exactly this segment."""
     if segment.signature is None:
         return False
-    return _signed(segment.node, _segment_message(segment), segment.signature)
+    try:
+        message = _segment_message(segment)
+    except Problem:
+        return False  # A number without a canonical form: nobody can have signed it.
+    return _signed(segment.node, message, segment.signature)
 
 
 def sign_receipt(key: NodeKey, receipt: Receipt) -> Receipt:
     """The receipt with its coordinator's signature; the key must be the named coordinator's."""
+    return seal_receipt(key, receipt)[0]
+
+
+def seal_receipt(key: NodeKey, receipt: Receipt) -> tuple[Receipt, bytes]:
+    """The signed receipt and its canonical form, which share most of the work."""
     if receipt.coordinator != key.peer:
         raise ValueError("a coordinator signs only its own receipts")
-    signature = text_of(key.sign(_receipt_message(receipt)))
-    return msgspec.structs.replace(receipt, signature=signature)
+    body = plain(receipt)
+    del body["signature"]
+    signature = text_of(key.sign(RECEIPT_DOMAIN + written(body)))
+    body["signature"] = signature
+    return msgspec.structs.replace(receipt, signature=signature), written(body)
 
 
 def receipt_holds(receipt: Receipt) -> bool:

@@ -12,6 +12,7 @@ from parhelion.ledger import class_of, price
 from parhelion.proof.receipt import (
     ID_LIMIT,
     IdChain,
+    Keyed,
     ask_hmac,
     opening_hash,
     prompt_hmac,
@@ -20,7 +21,7 @@ from parhelion.proof.receipt import (
     text_hmac,
 )
 from parhelion.proof.strict import Malformed, expect, read_closed
-from parhelion.words import AssetClass, ClosedRecord, Evidence, Receipt
+from parhelion.words import AssetClass, ClosedRecord, Evidence, ProblemCode, Receipt, kin
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
 """A receipt with many segments and a full logit_bias is under 64 kB."""
@@ -33,6 +34,9 @@ SEGMENTS_LIMIT = 64
 
 AMOUNT_LIMIT = 2**53
 """RFC 8785's largest safe number; amounts and counts on a receipt stay below."""
+
+FINISH_REASONS = frozenset({"stop", "length", *map(str, ProblemCode)})
+"""A whole answer ends for one of the first two; one that was cut names the problem."""
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 _RECEIPT_ID = re.compile(r"rcpt_[0-9a-v]{26}")
@@ -82,6 +86,7 @@ def _well_formed(body: Receipt) -> None:
     expect(_RECEIPT_ID.fullmatch(body.id), "id", "not a receipt id")
     expect(body.asset_class in set(AssetClass), "asset_class", "not local, test or main")
     expect(body.route in {"pool", "fallback"}, "route", "not pool or fallback")
+    expect(body.finish_reason in FINISH_REASONS, "finish_reason", "no reason that is known")
     for name in ("artefact", "vocabulary", "template", "opening_hash"):
         _expect_hex(name, getattr(body, name))
     for name in ("prompt_hmac", "head", "text_hmac"):
@@ -120,7 +125,8 @@ def _segments(body: Receipt) -> Check:
         name = f"segment {number} of node {segment.node}"
         if segment.start != at or segment.to < segment.start:
             return _failed("segments", f"{name} starts at {segment.start}, not at {at}")
-        if (segment.opening_hash, segment.artefact) != (body.opening_hash, body.artefact):
+        about = (segment.job, segment.opening_hash, segment.artefact)
+        if about != (kin("job", body.id), body.opening_hash, body.artefact):
             return _failed("segments", f"{name} is about another request or model")
         if segment.ended_at_ms < segment.started_at_ms:
             return _failed("segments", f"{name} ends before it starts")
@@ -131,7 +137,7 @@ def _segments(body: Receipt) -> Check:
         return _failed("segments", f"segments cover {at} of {body.output_ids} output ids")
     if body.segments and body.segments[-1].head != body.head:
         return _failed("segments", "the last segment's head is not the receipt's")
-    if len({(segment.job, segment.ask) for segment in body.segments}) > 1:
+    if len({segment.ask for segment in body.segments}) > 1:
         return _failed("segments", "nodes were asked different things")
     attempts = [segment.attempt for segment in body.segments]
     if attempts != sorted(set(attempts)):
@@ -178,6 +184,8 @@ def _counts(body: Receipt) -> Check:
         return _failed("counts", f"{body.output_ids} output ids, at most {body.max_tokens} asked")
     if body.cached_tokens > body.prompt_tokens:
         return _failed("counts", "more cached tokens than prompt tokens")
+    if body.migrations != max(0, len(body.segments) - 1):
+        return _failed("counts", f"{body.migrations} migrations, {len(body.segments)} segments")
     if (body.already_billed or 0) not in range(body.completion_tokens + 1):
         return _failed("counts", "more tokens already billed than delivered")
     return _ok("counts", f"{body.prompt_tokens} prompt + {body.completion_tokens} completion")
@@ -255,7 +263,7 @@ def _ids_fault(body: Receipt, evidence: Evidence, opening: bytes) -> str | None:
     if len(evidence.output_ids) != body.output_ids:
         return f"{len(evidence.output_ids)} output ids, {body.output_ids} on the receipt"
     ask = ask_hmac(
-        opening,
+        Keyed(opening).mac,
         digest=body.artefact,
         max_tokens=body.max_tokens,
         params=msgspec.to_builtins(body.params),

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from parhelion.store.lock import FileLock
 from parhelion.store.sql import MIGRATIONS
 from parhelion.store.statements import Migration, Refused, Row, SqlValue, Statement
 from parhelion.store.store import Store
 
-__all__ = ["MIGRATIONS", "Migration", "Refused", "Row", "SqlValue", "Statement", "Store"]
+__all__ = [
+    "MIGRATIONS",
+    "FileLock",
+    "Migration",
+    "Refused",
+    "Row",
+    "SqlValue",
+    "Statement",
+    "Store",
+]

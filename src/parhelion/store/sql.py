@@ -47,8 +47,9 @@ PRAGMAS = (
     "PRAGMA journal_size_limit = 67108864",
     # Savepoints keep undo copies of pages: in memory they cost half of what a temporary file does.
     "PRAGMA temp_store = MEMORY",
-    # 32 MB of pages, so that the hot end of every index stays in memory.
-    "PRAGMA cache_size = -32768",
+    # 16 MB of pages, so that the hot end of every index stays in memory; twice as much made nothing
+    # faster, and the coordinator has 120 MB for all.
+    "PRAGMA cache_size = -16384",
 )
 
 READER_PRAGMAS = ("PRAGMA query_only = ON", "PRAGMA cache_size = -4096")

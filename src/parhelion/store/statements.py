@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 SqlValue = int | float | str | bytes | None
 Row = tuple[SqlValue, ...]
 RefusalKind = Literal["unique", "check", "rows", "foreign"]
 
 
-@dataclass(frozen=True, slots=True)
-class Statement:
+class Statement(msgspec.Struct, frozen=True):
     """One named SQL statement of a unit; units take effect whole or not at all.
 
     `rows` is how many rows it must change or return, else the unit is Refused with "rows". SQLite

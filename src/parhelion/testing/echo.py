@@ -25,7 +25,8 @@ DEFAULT_DIGEST = "00" * 32
 class EchoEngine:
     """Implements `engines.Engine`; `tokens_per_s` is each stream's pace (0: none).
 
-    `silent` ids (end-of-text and the like) are never output. `sleep` waits in the clock's time.
+    All streams step at the same moments, as an engine that batches them does. `silent` ids
+    (end-of-text and the like) are never output. `sleep` waits in the clock's time.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class EchoEngine:
         trail = Trail(job.prompt_ids, job.seed, self._card.n_vocab, self._silent)
         for id in job.output_ids:
             trail.add(id)
-        started_s = self._monotonic_s()
+        started_s = self._last_beat_s()
         first = position = len(job.output_ids)
         prefilled = len(job.prompt_ids)
 
@@ -151,6 +152,11 @@ class EchoEngine:
             yield made
         if first >= job.max_tokens:
             yield step((), "length")
+
+    def _last_beat_s(self) -> float:
+        """The latest moment at which streams stepped: the next one is at most a pace away."""
+        now_s = self._monotonic_s()
+        return now_s - now_s % (1 / self._tokens_per_s) if self._tokens_per_s > 0 else now_s
 
     async def _pause(self, started_s: float, made: int, cancelled: asyncio.Event) -> None:
         if self._tokens_per_s <= 0:

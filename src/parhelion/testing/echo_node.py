@@ -11,7 +11,6 @@ import asyncio
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import aiohttp
 import msgspec
 
 from parhelion import logs
+from parhelion.bootstrap import SystemClock
 from parhelion.config import LogConfig
 from parhelion.identity import NodeKey, node_name
 from parhelion.link import Address, parse_address
@@ -40,18 +40,6 @@ class _Model(msgspec.Struct, frozen=True):
 
 class _Models(msgspec.Struct, frozen=True):
     data: list[_Model]
-
-
-class SystemClock:
-    """The machine's clocks."""
-
-    def now_ms(self) -> int:
-        """Wall time in Unix milliseconds."""
-        return time.time_ns() // 1_000_000
-
-    def monotonic_s(self) -> float:
-        """Seconds of a clock that never goes back."""
-        return time.monotonic()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

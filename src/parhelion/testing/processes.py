@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,8 +55,11 @@ class Running:
         is_json = "json" in names.get("content-type", "")
         return response.status, names, json.loads(raw) if is_json and raw else raw
 
-    def stream(self, path: str, body: Any, *, key: str | None = None) -> Iterator[Any]:
-        """The `data:` events of a streamed answer, decoded; "[DONE]" comes as that string."""
+    def stream(self, path: str, body: Any, *, key: str | None = None) -> Generator[Any, None, None]:
+        """The `data:` events of a streamed answer, decoded; "[DONE]" comes as that string.
+
+        Closing the generator hangs up.
+        """
         response = self._open("POST", path, {**body, "stream": True}, key, None)
         if response.status != 200:
             raise AssertionError(f"{response.status}: {response.read()!r}")

@@ -32,7 +32,10 @@ class Page(NamedTuple):
 _FILES = {
     "/": ("index.html", b"text/html; charset=utf-8"),
     "/page.css": ("page.css", b"text/css; charset=utf-8"),
-    "/page.js": ("page.js", b"text/javascript; charset=utf-8"),
+    **{
+        f"/{name}": (name, b"text/javascript; charset=utf-8")
+        for name in ("page.js", "page-parts.js", "pool.js", "snippets.js")
+    },
     "/icon.svg": ("icon.svg", b"image/svg+xml"),
 }
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from parhelion.bootstrap import SystemClock
 from parhelion.engines import EngineEvent
 from parhelion.identity import NodeKey
 from parhelion.link import (
@@ -27,7 +28,6 @@ from parhelion.node import Agent, AgentState
 from parhelion.proof import chain, segment_holds
 from parhelion.testing import EchoEngine
 from parhelion.testing.echo import Trail
-from parhelion.testing.echo_node import SystemClock
 from parhelion.words import Job, Problem, ProblemCode
 
 DIGEST = "ab" * 32

@@ -32,7 +32,7 @@ def test_over_the_limit_it_is_429_with_the_time_to_wait_which_is_true(narrow: Ru
     for _ in range(BURST):
         status, headers, _body = narrow.call("GET", "/v1/credits/balance")
         assert status == 200
-        assert headers["x-ratelimit-limit-requests"] == "60"
+        assert headers["x-ratelimit-limit-requests"] == str(BURST)
         assert headers["x-ratelimit-reset-requests"].endswith("ms")
         left.append(int(headers["x-ratelimit-remaining-requests"]))
     assert left == list(range(BURST - 1, -1, -1))
@@ -86,24 +86,21 @@ def test_a_chunked_body_is_413_as_soon_as_it_passes_the_limit(narrow: Running) -
     assert body["error"]["code"] == "body_too_large"
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"host": "evil.example"},
-        {"host": "evil.example:3001"},
-        {"host": "192.0.2.7"},
-        {"origin": "https://evil.example"},
-        {"origin": "null"},
-    ],
+FOREIGN = (
+    {"host": "evil.example"},
+    {"host": "evil.example:3001"},
+    {"host": "192.0.2.7"},
+    {"origin": "https://evil.example"},
+    {"origin": "null"},
 )
-def test_a_foreign_host_or_origin_is_refused_before_anything_else(
-    narrow: Running, headers: dict[str, str]
-) -> None:
-    for path in ("/health", "/v1/models", "/metrics"):
-        status, _headers, body = narrow.call("GET", path, headers=headers)
-        assert status == 403 and body["error"]["code"] == "forbidden"
+
+
+def test_a_foreign_host_or_origin_is_refused_before_anything_else(narrow: Running) -> None:
     chat = {"prompt": "hello", "max_tokens": 4}
-    status, _headers, body = narrow.call("POST", "/v1/completions", chat, headers=headers)
-    assert status == 403
+    for headers in FOREIGN:
+        for path in ("/health", "/v1/models", "/metrics"):
+            status, _headers, body = narrow.call("GET", path, headers=headers)
+            assert status == 403 and body["error"]["code"] == "forbidden"
+        assert narrow.call("POST", "/v1/completions", chat, headers=headers)[0] == 403
     # Its own page's origin is no stranger.
     assert narrow.call("GET", "/v1/models", headers={"origin": narrow.ready["web"]})[0] == 200

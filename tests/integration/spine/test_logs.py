@@ -60,8 +60,8 @@ def test_a_request_is_one_line_with_its_request_account_node_and_hold(talkative:
 def test_no_prompt_and_no_answer_is_in_any_log_nor_in_any_file(talkative: Running) -> None:
     answers = [talkative.call("POST", "/v1/chat/completions", CHAT)[2]]
     texts = [answer["choices"][0]["message"]["content"] for answer in answers]
-    for path in ("/v1/completions", "/v1/inference"):
-        body = {"prompt": SECRET, "max_tokens": 8, "stop": [f"{SECRET}!"]}
+    for path, more in (("/v1/completions", {"stop": [f"{SECRET}!"]}), ("/v1/inference", {})):
+        body = {"prompt": SECRET, "max_tokens": 8, **more}
         status, _headers, answer = talkative.call("POST", path, body)
         assert status == 200, answer
         texts.append(answer["choices"][0]["text"])

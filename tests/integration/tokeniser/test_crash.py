@@ -61,6 +61,24 @@ async def test_a_crash_costs_its_own_request_a_400_and_nobody_else_anything(
     assert await host.prepare(smollm2_model, chat("Hello")) == expected
 
 
+async def test_a_crashing_text_that_comes_again_costs_no_further_restart(
+    host: TokeniserHost, fragile: Model
+) -> None:
+    assert await code(host, fragile, raw(CRASHING)) is ProblemCode.TOKENISER_FAILED
+    assert await host.prepare(fragile, raw("Hello"))
+    pid = host.pid
+    for _ in range(5):
+        with pytest.raises(Problem, match="crashes this model's tokeniser") as caught:
+            await host.prepare(fragile, raw(CRASHING))
+        assert caught.value.code is ProblemCode.TOKENISER_FAILED
+        assert caught.value.param == "prompt"
+    assert host.pid == pid
+    # As text of a chat it is another prompt, which must be found guilty by itself.
+    assert await code(host, fragile, chat(CRASHING)) is ProblemCode.TOKENISER_FAILED
+    assert await host.prepare(fragile, raw("Hello"))
+    assert host.pid != pid
+
+
 async def test_a_killed_host_costs_nobody_anything(
     host: TokeniserHost, smollm2_model: Model
 ) -> None:

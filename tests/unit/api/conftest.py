@@ -304,6 +304,7 @@ class Exchange:
         self._gone = asyncio.Event()
         self._parts = list(parts)
         self.parts_read = 0
+        self.parts_before_answer: int | None = None
         self.task = asyncio.create_task(app(scope, self._receive, self._send))
 
     def drop(self) -> None:
@@ -324,6 +325,7 @@ class Exchange:
         await self.reading.wait()
         if message["type"] == "http.response.start":
             assert not self.response.status, "the response started twice"
+            self.parts_before_answer = self.parts_read
             self.response.status = message["status"]
             self.response.headers = {k.decode(): v.decode() for k, v in message["headers"]}
             return

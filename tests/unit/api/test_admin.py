@@ -110,6 +110,47 @@ async def test_a_model_is_added_at_the_pools_rates_and_its_rates_can_change(
     assert (await pool.call("POST", "/v1/models", relative, key=ADMIN)).status == 400
 
 
+async def test_a_rate_is_put_once_however_often_it_is_said(pool: Any) -> None:
+    path = "/v1/models/Acme/Small-1/rates"
+    body = {"asset": "PRLX.local", "prompt": "7", "completion": "8"}
+    for _ in range(3):
+        done = await pool.call("PUT", path, body, key=ADMIN)
+        assert done.status == 200
+        (rate,) = done.json["rates"]
+        assert rate == {"asset": "PRLX.local", "version": 2, "prompt": "7", "completion": "8"}
+    secret, _view = await pool.key()
+    for key, status in ((None, 401), (secret, 403)):
+        assert (await pool.call("PUT", path, body, key=key)).status == status
+    missing = await pool.call("PUT", "/v1/models/none/rates", body, key=ADMIN)
+    assert (missing.status, missing.error["code"]) == (404, "model_not_found")
+
+
+async def test_a_rate_in_money_of_another_class_is_refused_by_words(pool: Any) -> None:
+    body = {"asset": "USDC", "prompt": "7", "completion": "8"}
+    response = await pool.call("PUT", "/v1/models/small-1/rates", body, key=ADMIN)
+    assert (response.status, response.error["param"]) == (409, "asset")
+    assert "PRLX.local" in response.error["hint"]
+    assert (await pool.call("POST", "/v1/keys", {"asset": "USDC"}, key=ADMIN)).status == 409
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("PUT", "/v1/models/Acme/Small-1", "GET, HEAD, OPTIONS"),
+        ("GET", "/v1/models/Acme/Small-1/rates", "PUT, OPTIONS"),
+        ("HEAD", "/v1/models/Acme/Small-1/rates", "PUT, OPTIONS"),
+        ("POST", "/v1/models/Acme/Small-1/rates", "PUT, OPTIONS"),
+        ("OPTIONS", "/v1/models/Acme/Small-1/rates", "PUT, OPTIONS"),
+    ],
+)
+async def test_a_models_rates_are_a_path_of_their_own(
+    pool: Any, method: str, path: str, allow: str
+) -> None:
+    response = await pool.call(method, path, key=ADMIN)
+    assert response.status == (204 if method == "OPTIONS" else 405)
+    assert response.headers["allow"] == allow
+
+
 async def test_an_invite_is_made_with_its_bounds(pool: Any) -> None:
     made = await pool.call("POST", "/v1/invites", {"uses": 2, "ttl_s": 60}, key=ADMIN)
     assert made.status == 201

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from parhelion.words import Message, SamplerParams
@@ -181,3 +182,23 @@ async def test_an_odd_idempotency_key_is_refused_by_name(pool: Any, key: str) ->
     )
     assert response.status == 400
     assert response.error["param"] == "Idempotency-Key"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_is_told_again_keeps_its_id_and_time_and_says_so(
+    pool: Any, stream: bool
+) -> None:
+    first = await pool.chat(stream=stream)
+    earlier = pool.coordinator.asks[0].request
+    assert "idempotent-replayed" not in first.headers
+    serve = pool.coordinator.serve
+
+    async def replay(ask: Any, credentials: Any) -> Any:
+        return await serve(msgspec.structs.replace(ask, request=earlier), credentials)
+
+    pool.coordinator.serve = replay
+    pool.clock.ahead_s += 90
+    again = await pool.chat(stream=stream)
+    assert again.body == first.body
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["x-request-id"] != first.headers["x-request-id"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
-from parhelion.api.errors import TABLE, reply
+from parhelion.api.errors import HINTS, TABLE, reply
 from parhelion.api.guard import Guard
 from parhelion.api.limits import Bucket, Buckets, Limits, Measure, take
 from parhelion.config import ApiConfig, LimitsConfig
@@ -19,6 +20,48 @@ def test_every_problem_has_a_status_and_a_type() -> None:
     for code in ProblemCode:
         answer = reply(Problem(code, "m", hint="h"))
         assert 400 <= answer.status < 600
+
+
+def test_every_problem_that_leaves_has_a_hint_also_where_the_room_had_none() -> None:
+    assert set(HINTS) == set(ProblemCode)
+    for code in ProblemCode:
+        bare = msgspec.json.decode(reply(Problem(code, "m")).body)["error"]
+        assert len(bare["hint"]) > 10, code
+        closer = msgspec.json.decode(reply(Problem(code, "m", hint="closer")).body)["error"]
+        assert closer["hint"] == "closer"
+
+
+NOWHERE = "rcpt_" + "0" * 26
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "hint"),
+    [
+        ("POST", "/v1/keys", {"account": "acct_none"}, "leave the account out"),
+        ("DELETE", "/v1/keys/key_none", None, "keys list"),
+        ("POST", "/v1/nodes/none/revoke", {}, "12D3KooW"),
+        ("PUT", "/v1/models/none/rates", {"asset": "PRLX.local", "prompt": "1"}, "schema"),
+        ("GET", "/v1/models?limit=1", None, "this route takes: none"),
+        ("GET", "/metrics?x=1", None, "this route takes: none"),
+        ("POST", "/v1/chat/completions", {"messages": []}, "docs/api.md"),
+        ("POST", "/v1/invites", [], "JSON object"),
+    ],
+)
+async def test_what_a_person_meets_says_what_to_do(
+    pool: Any, method: str, path: str, body: Any, hint: str
+) -> None:
+    response = await pool.call(method, path, body, key="adm-test-key")
+    assert response.status >= 400
+    assert hint in response.error["hint"]
+
+
+async def test_evidence_that_is_gone_says_how_long_it_was_there(pool: Any) -> None:
+    secret, _view = await pool.key()
+    gone = await pool.call("GET", f"/v1/receipts/{NOWHERE}?evidence=1", key=secret)
+    assert "usage.receipt" in gone.error["hint"]
+    with pytest.raises(Problem) as caught:
+        pool.receipts.evidence(NOWHERE, "acct_x")
+    assert "15 minutes and only while the coordinator runs" in caught.value.hint
 
 
 def test_too_little_credit_is_402_and_busy_is_503_with_retry_after() -> None:
@@ -58,7 +101,11 @@ async def test_405_names_the_methods(pool: Any) -> None:
 
 
 async def test_options_names_every_method_of_a_path(pool: Any) -> None:
-    for path, methods in (("/v1/keys", "GET, POST, OPTIONS"), ("/v1/models/a/b", "GET, OPTIONS")):
+    for path, methods in (
+        ("/v1/keys", "GET, HEAD, POST, OPTIONS"),
+        ("/v1/models/a/b", "GET, HEAD, OPTIONS"),
+        ("/v1/inference", "POST, OPTIONS"),
+    ):
         response = await pool.call("OPTIONS", path)
         assert (response.status, response.headers["allow"]) == (204, methods)
     assert (await pool.call("OPTIONS", "/nowhere")).status == 404
@@ -130,13 +177,51 @@ def test_one_ipv6_site_is_one_address() -> None:
 async def test_rate_headers_are_on_answers_and_429_carries_retry_after(pool: Any) -> None:
     pool.app.door._limits = Limits(LimitsConfig(burst=1, requests_per_minute_address=60), _Still())
     first = await pool.call("GET", "/v1/models")
-    assert first.headers["x-ratelimit-limit-requests"] == "60"
+    assert first.headers["x-ratelimit-limit-requests"] == "1"
     assert first.headers["x-ratelimit-remaining-requests"] == "0"
     assert first.headers["x-ratelimit-reset-requests"] == "1000ms"
+    assert first.headers["x-ratelimit-refill-requests"] == "60/min"
     second = await pool.call("GET", "/v1/models")
     assert second.status == 429
     assert second.headers["retry-after"] == "1"
     assert second.error["code"] == "rate_limited"
+    assert "1 are taken at once, and then 60 a minute (1 a second)" in second.error["message"]
+    assert "1.00 s" in second.error["hint"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/schema", "/v1/credits/balance", "/no"])
+async def test_head_is_get_without_the_body(pool: Any, path: str) -> None:
+    whole, head = await pool.call("GET", path), await pool.call("HEAD", path)
+    assert head.status == whole.status
+    assert head.body == b"" and head.complete
+    kept = {"content-type", "content-length"}
+    assert {n: head.headers[n] for n in kept} == {n: whole.headers[n] for n in kept}
+
+
+async def test_head_of_a_path_that_only_takes_post_is_405(pool: Any) -> None:
+    head = await pool.call("HEAD", "/v1/chat/completions")
+    assert (head.status, head.body) == (405, b"")
+    assert head.headers["allow"] == "POST, OPTIONS"
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_a_browser_gets_the_way_to_the_page_and_a_client_its_404(
+    pool: Any, path: str
+) -> None:
+    pool.app.front.web_port = 3102
+    html = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    page = await pool.call("GET", path, headers=html)
+    assert page.status == 200 and page.headers["content-type"].startswith("text/html")
+    assert b'href="http://localhost:3102/"' in page.body and b'href="/schema"' in page.body
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for accept in ({}, {"accept": "*/*"}, {"accept": "application/json"}):
+        response = await pool.call("GET", path, headers=accept)
+        assert (response.status, response.error["code"]) == (404, "not_found")
+    pool.app.front.web_port = 0
+    assert (
+        b"the port that the pool's start printed"
+        in (await pool.call("GET", path, headers=html)).body
+    )
 
 
 LAN = ApiConfig(host="0.0.0.0", allowed_hosts=("pool.example",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -316,11 +317,35 @@ async def test_a_declared_body_over_the_limit_is_refused_unread(pool: Any) -> No
     await exchange.task
     assert exchange.response.status == 413
     assert exchange.response.error["code"] == "body_too_large"
-    assert exchange.parts_read == 0
+    assert exchange.parts_before_answer == 0
 
 
 async def test_a_chunked_body_is_refused_as_soon_as_it_passes_the_limit(pool: Any) -> None:
     exchange = pool.start("POST", CHAT, raw=[b"x" * 30_000] * 10)
     await exchange.task
     assert exchange.response.status == 413
-    assert exchange.parts_read == 3
+    assert exchange.parts_before_answer == 3
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/invites"])
+async def test_the_rest_of_a_refused_body_is_dropped_up_to_four_times_the_limit(
+    pool: Any, path: str
+) -> None:
+    exchange = pool.start("POST", path, raw=[b"x" * 64 * 1024] * 100, key="adm-test-key")
+    async with asyncio.timeout(5):
+        await exchange.task
+    assert exchange.response.status == 413
+    assert exchange.response.headers["connection"] == "close"
+    assert exchange.response.error["code"] == "body_too_large"
+    assert exchange.parts_read == exchange.parts_before_answer + 4
+
+
+async def test_a_client_that_sends_no_more_is_not_waited_for_long(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parhelion.api.wire.LINGER_S", 0.05)
+    exchange = pool.start("POST", CHAT, raw=b"", headers={"content-length": "65537"})
+    exchange._parts = []
+    async with asyncio.timeout(5):
+        await exchange.task
+    assert exchange.response.status == 413 and exchange.response.complete

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from parhelion.api.models import per_token
-from parhelion.ledger import GUEST, Bill
+from parhelion.ledger import GUEST, Bill, split
 from parhelion.proof import canonical
 from parhelion.words import Evidence, Grant, Rate, Receipt, SamplerParams, mint
 
@@ -30,6 +30,16 @@ async def test_models_list_prices_per_token_as_decimal_strings(pool: Any) -> Non
     assert model["context_length"] == 2048
     assert model["digest"] == "ab" * 32
     assert "secret" not in response.body.decode()
+
+
+async def test_a_model_says_whether_it_is_served_now_and_by_how_many(pool: Any) -> None:
+    pool.catalogue.put("Acme/Nobody", {ASSET: (1, 1)})
+    (served, idle) = (await pool.call("GET", "/v1/models")).json["data"]
+    assert (served["nodes"], served["available"]) == (1, True)
+    assert (idle["nodes"], idle["available"]) == (0, False)
+    pool.coordinator.status = "draining"
+    one = (await pool.call("GET", "/v1/models/small-1")).json
+    assert (one["nodes"], one["available"]) == (1, False)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +78,10 @@ async def test_money_needs_a_good_key(pool: Any, path: str) -> None:
     assert nobody.headers["www-authenticate"].startswith("Bearer")
     wrong = await pool.call("GET", path, key="sk-prl-" + "A" * 43)
     assert (wrong.status, wrong.error["code"]) == (401, "invalid_api_key")
+    for empty in ("Bearer", "Bearer ", "bearer   ", ""):
+        # What an SDK sends for an empty key: nothing was offered, so nothing is wrong with it.
+        unsaid = await pool.call("GET", path, headers={"authorization": empty})
+        assert (unsaid.status, unsaid.error["code"]) == (401, "missing_credentials"), empty
     other = await pool.call("GET", path, headers={"authorization": "Basic abc"})
     assert other.status == 401
 
@@ -88,6 +102,30 @@ async def test_the_history_is_paged_newest_first_without_gaps(pool: Any) -> None
             break
         path = f"/v1/credits/history?limit=2&before={page['next']}"
     assert amounts == ["5", "4", "3", "2", "1"]
+
+
+async def test_each_column_of_the_history_adds_up_to_the_balance(pool: Any) -> None:
+    secret, view = await pool.key()
+    await pool.ledger.grant(view.account, ASSET, 10_000, id="grant_1", reason="t")
+    rate = Rate(model="m", asset=ASSET, version=1, prompt_micro=1, completion_micro=1)
+    grant = Grant(account=view.account, key=view.id, rate=rate, amount_micro=3752, seed=1)
+    hold = await pool.ledger.hold(grant, "req_1", prompt_tokens=1, expires_at_ms=2**52)
+    legs = split(196, pool.ledger.shares, ())
+    bill = Bill(prompt_tokens=1, completion_tokens=1, cost_micro=196, legs=legs, reason="stop")
+    await pool.ledger.post(hold, bill)
+    await pool.ledger.hold(grant, "req_2", prompt_tokens=1, expires_at_ms=2**52)
+    entries = (await pool.call("GET", "/v1/credits/history", key=secret)).json["data"]
+    did = {(e["kind"], e["request"]): (e["amount"], e["available"], e["held"]) for e in entries}
+    assert did == {
+        ("grant", None): ("10000", "10000", "0"),
+        ("hold", "req_1"): ("-3752", "-3752", "3752"),
+        ("charge", "req_1"): ("-196", "0", "-196"),
+        ("return", "req_1"): ("3556", "3556", "-3556"),
+        ("hold", "req_2"): ("-3752", "-3752", "3752"),
+    }
+    balance = (await pool.call("GET", "/v1/credits/balance", key=secret)).json
+    for column in ("available", "held"):
+        assert sum(int(entry[column]) for entry in entries) == int(balance[column])
 
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=200", "limit=x", "limit=²", "before=x", "a=1"])
@@ -227,6 +265,21 @@ async def test_evidence_is_gone_after_a_quarter_of_an_hour(pool: Any) -> None:
     path = f"/v1/receipts/{receipt.id}"
     assert (await pool.call("GET", f"{path}?evidence=1", key=secret)).status == 404
     assert (await pool.call("GET", path, key=secret)).status == 200
+
+
+async def test_a_guest_of_an_sdk_reads_its_receipt_and_a_bad_key_of_ours_does_not(
+    pool: Any,
+) -> None:
+    receipt = await served(pool, GUEST, None)
+    path = f"/v1/receipts/{receipt.id}"
+    for bearer in ("EMPTY", "none"):
+        assert (await pool.call("GET", path, key=bearer)).status == 200
+        assert (await pool.call("GET", f"{path}/explain", key=bearer)).status == 200
+        # Where it is no guest's, a key was needed, and this is none.
+        other = await pool.call("GET", "/v1/receipts/rcpt_none", key=bearer)
+        assert (other.status, other.error["code"]) == (401, "invalid_api_key")
+    for bearer in ("sk-prl-" + "A" * 43, '"sk-prl-x"', "prl-admin-x"):
+        assert (await pool.call("GET", path, key=bearer)).status == 401
 
 
 async def test_explain_tells_every_step_from_the_ledger(pool: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+import socket
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,31 @@ async def test_a_chunked_body_over_the_limit_gets_413(running: Serving) -> None:
     asked = {"data": endless(), "headers": headers}
     async with aiohttp.ClientSession() as session, session.post(url, **asked) as answer:
         assert answer.status == 413
+
+
+@pytest.mark.parametrize("close", [b"", b"connection: close\r\n"])
+async def test_a_client_that_writes_all_of_a_large_body_first_still_reads_its_413(
+    running: Serving, close: bytes
+) -> None:
+    # 64 KiB are allowed here, and 256 are dropped: what urllib and its kin send.
+    size = 200 * 1024
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n" + close
+    head += b"content-type: application/json\r\ncontent-length: %d\r\n\r\n" % size
+
+    def blocking() -> bytes:
+        with socket.create_connection(("127.0.0.1", running.port), timeout=5) as wire:
+            wire.sendall(head)
+            for _ in range(size // 1024):
+                wire.sendall(b"x" * 1024)
+                time.sleep(0.0005)
+            answer = b""
+            while more := wire.recv(65536):
+                answer += more
+            return answer
+
+    answer = await asyncio.to_thread(blocking)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["error"]["code"] == "body_too_large"
 
 
 async def _raw(port: int, data: bytes) -> bytes:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +18,7 @@ import pytest
 
 from parhelion.cli.chat import Heard, Session, footer
 from parhelion.cli.client import Api
+from parhelion.cli.settled import quiet_balance, settled_usage
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -30,11 +33,25 @@ USAGE = {
 }
 
 
+RECEIPT = (
+    200,
+    {
+        "id": "rcpt_7",
+        "prompt_tokens": 31,
+        "completion_tokens": 5,
+        "cost_micro": "144",
+        "rate": {"asset": "PRLX.local"},
+        "segments": [{"node": "12D3KooWnode"}],
+        "route": "pool",
+    },
+)
+
+
 def events(*texts: str, usage: dict[str, Any] | None = USAGE) -> bytes:
     """A streamed answer as the API sends it."""
     lines = [": keep-alive"]
     for text in texts:
-        chunk = {"model": "a/b", "choices": [{"delta": {"content": text}}]}
+        chunk = {"id": "chatcmpl-7", "model": "a/b", "choices": [{"delta": {"content": text}}]}
         lines.append(f"data: {json.dumps(chunk)}")
     if usage is not None:
         lines.append(f"data: {json.dumps({'model': 'a/b', 'choices': [], 'usage': usage})}")
@@ -158,11 +175,76 @@ def test_ctrl_c_stops_the_answer_and_the_next_prompt_is_still_answered(pool: Any
         if text == "is.":
             raise KeyboardInterrupt
 
+    pool.answers["GET /v1/receipts/rcpt_7"] = RECEIPT
     session = Session(Api(pool.base, "sk"), show=interrupt)
     assert session.take("hi")
     assert session.turns[-1]["content"] == "Paris."
     assert session.take("again")
     assert len(bodies(pool)) == 2
+
+
+def test_under_a_stopped_answer_stand_node_tokens_cost_and_the_settled_balance(
+    pool: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(text: str) -> None:
+        if text == "\n":
+            return
+        # The receipt comes once the coordinator has noticed; until then it is not found.
+        threading.Timer(0.15, pool.answers.update, [{"GET /v1/receipts/rcpt_7": RECEIPT}]).start()
+        raise KeyboardInterrupt
+
+    session = Session(Api(pool.base, "sk"), show=interrupt)
+    assert session.take("hi")
+    line = capsys.readouterr().err.strip()
+    assert line == (
+        "[a/b · stopped · node amber · 31 + 5 tokens · cost 0.000144 PRLX.local · rcpt_7]"
+        " · balance 9.99432 PRLX.local"
+    )
+
+
+def test_a_stopped_answer_whose_receipt_does_not_come_says_what_is_held(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("parhelion.cli.settled.LOOK_AGAIN_S", 0.01)
+    api = Api(pool.base, "sk")
+    assert settled_usage(api, "chatcmpl-7", wait_s=0.05) is None
+    pool.answers["GET /v1/credits/balance"][1]["held"] = "7"
+    assert quiet_balance(api, wait_s=0.05)["held"] == "7"
+    assert {line for line, _, _ in pool.asked} >= {"GET /v1/receipts/rcpt_7"}
+
+
+def piped(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, text)
+    os.close(writing)
+    monkeypatch.setattr(sys, "stdin", os.fdopen(reading))
+
+
+def test_a_piped_prompt_that_fails_makes_the_exit_code_1(
+    parhelion: Run, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = {"error": {"message": "no credit", "code": "insufficient_credit", "hint": "less"}}
+    pool.answers["POST /v1/chat/completions"] = (402, error)
+    piped(monkeypatch, b"one\ntwo\n")
+    code, out, err = parhelion("chat", *pool.options())
+    assert (code, out, err.count("error: no credit")) == (1, "", 2)
+
+
+def test_json_is_one_object_an_answer_and_a_failed_one_says_why(
+    parhelion: Run, pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    piped(monkeypatch, b"one\n/model none\ntwo\n")
+    code, out, _ = parhelion("chat", "--json", *pool.options())
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [(one["text"], one["usage"]["cost"], one["error"]) for one in told] == [
+        ("Paris.", "5680", None)
+    ] * 2
+    assert code == 1
+    pool.answers["POST /v1/chat/completions"] = (200, events("Par", usage=None))
+    piped(monkeypatch, b"one\n")
+    code, out, _ = parhelion("chat", "--json", *pool.options())
+    failed = json.loads(out)
+    assert (code, failed["text"], failed["error"]["code"]) == (1, "Par", "node_lost")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
@@ -175,6 +257,8 @@ def test_ctrl_c_at_the_prompt_of_a_terminal_does_not_leave_and_ctrl_d_does(pool:
     os.close(theirs)
     try:
         _expect(ours, b"> ")
+        # Past the prompt readline looks for signals only once it waits for a key.
+        time.sleep(0.3)
         process.send_signal(signal.SIGINT)
         _expect(ours, b"leaves)", b"> ")
         os.write(ours, b"hi\n")
@@ -193,6 +277,7 @@ def _expect(terminal: int, *wanted: bytes) -> None:
     deadline_s = time.monotonic() + 10
     for words in wanted:
         while words not in seen:
-            assert time.monotonic() < deadline_s, seen
+            left_s = max(0.0, deadline_s - time.monotonic())
+            assert select.select([terminal], [], [], left_s)[0], seen
             seen += os.read(terminal, 4096)
         seen = seen.split(words, 1)[1]

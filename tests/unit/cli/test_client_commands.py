@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from parhelion.cli.client import connect, tidy
-from parhelion.cli.keys import duration_ms, micro_of
+from parhelion.cli.durations import duration_ms
+from parhelion.cli.keys import micro_of
 from parhelion.cli.options import Client
 from parhelion.cli.say import amount
 from parhelion.words import Problem, ProblemCode
@@ -49,6 +50,27 @@ def test_credits_are_printed_as_exact_decimals(parhelion: Run, api: Any) -> None
     _, out, _ = parhelion("credits", *api.options())
     assert out.splitlines() == ["available  9.99432 PRLX.local", "held       0 PRLX.local"]
     assert api.asked[0][1] == "Bearer sk-prl-first"
+
+
+def test_credits_history_shows_what_each_entry_did_to_the_balance(parhelion: Run, api: Any) -> None:
+    def entry(kind: str, available: str, held: str) -> dict[str, Any]:
+        shown = {"asset": "PRLX.local", "request": "req_1", "memo": "", "amount": "9"}
+        return {"id": kind, "at_ms": 0, "kind": kind, **shown, "available": available, "held": held}
+
+    first, last = "GET /v1/credits/history?limit=199", "&before=charge"
+    page = [entry("return", "500000", "-500000"), entry("charge", "0", "-500000")]
+    api.answers[first] = (200, {"data": page, "has_more": True, "next": "charge"})
+    rest = [entry("hold", "-1000000", "1000000")]
+    api.answers[first + last] = (200, {"data": rest, "has_more": False, "next": None})
+    code, out, _ = parhelion("credits", "history", "--all", *api.options())
+    assert code == 0
+    assert [line.split()[2:5] for line in out.splitlines()[1:]] == [
+        ["return", "+0.5", "-0.5"],
+        ["charge", "-", "-0.5"],
+        ["hold", "-1", "+1"],
+    ]
+    _, _, err = parhelion("credits", "history", "--limit", "199", *api.options())
+    assert "older entries exist: --all" in err
 
 
 def test_credits_history_shows_signed_amounts(parhelion: Run, api: Any) -> None:
@@ -105,6 +127,43 @@ def test_keys_are_listed_and_revoked_with_the_admin_key(parhelion: Run, api: Any
     assert all(bearer == "Bearer the-admin" for _, bearer, _ in api.asked)
 
 
+@pytest.mark.parametrize(
+    ("fields", "state"),
+    [
+        ({}, "works"),
+        ({"revoked": True, "expires_at_ms": 1}, "revoked"),
+        ({"expires_at_ms": 1}, "expired"),
+        ({"limit": "5", "spent": "5"}, "used up"),
+        ({"limit": "5", "spent": "4", "expires_at_ms": 2**50}, "works"),
+        ({"limit": "0"}, "used up"),
+    ],
+)
+def test_a_key_works_only_while_it_may_spend(
+    fields: dict[str, Any], state: str, parhelion: Run, api: Any
+) -> None:
+    key = {"id": "key_1", "spent": "0", "limit": None, "expires_at_ms": None, "revoked": False}
+    api.answers["GET /v1/keys"] = (200, {"data": [{**key, **fields}]})
+    _, out, _ = parhelion("keys", "list", *api.options())
+    assert f"  {state}  " in out
+
+
+def test_nodes_are_invited_revoked_and_allowed_with_the_admin_key(parhelion: Run, api: Any) -> None:
+    made = {"invite": "secret", "uses": 2, "expires_at_ms": 0}
+    api.answers["POST /v1/invites"] = (201, made)
+    for what in ("revoke", "allow"):
+        answer = {"peer": PEER, "state": f"{what}ed"}
+        api.answers[f"POST /v1/nodes/{PEER}/{what}"] = (200, answer)
+    options = ("--uses", "2", "--expires", "1d", *api.options())
+    assert parhelion("nodes", "invite", *options)[:2] == (0, "secret\n")
+    assert parhelion("nodes", "revoke", PEER, "--reason", "noisy", *api.options())[0] == 0
+    assert parhelion("nodes", "allow", PEER, *api.options())[:2] == (0, f"allowed {PEER}\n")
+    assert [(bearer, body) for _, bearer, body in api.asked] == [
+        ("Bearer the-admin", {"uses": 2, "ttl_s": 86_400}),
+        ("Bearer the-admin", {"reason": "noisy"}),
+        ("Bearer the-admin", {}),
+    ]
+
+
 def test_without_the_admin_key_a_command_says_where_to_run_it(parhelion: Run, api: Any) -> None:
     (api.data / "admin.key").unlink()
     code, _, err = parhelion("keys", "list", *api.options())
@@ -132,9 +191,26 @@ def test_a_model_is_added_by_its_whole_path_and_named_by_its_stem(
     api.answers["POST /v1/models"] = (201, {"id": "tiny"})
     assert parhelion("models", "add", str(file), *api.options())[:2] == (0, "added tiny\n")
     assert api.asked[-1][2] == {"id": "tiny", "path": str(file)}
+    api.answers["POST /v1/models"] = (201, {"id": "older"})
+    add = ("models", "add", str(file), *api.options())
+    assert parhelion(*add)[:2] == (0, "known already as older\n")
+    code, out, err = parhelion(*add, "--id", "newer")
+    assert (code, out) == (1, "")
+    assert "this file is in the catalogue already, as older" in err
     code, _, err = parhelion("models", "add", str(tmp_path / "none.gguf"), *api.options())
     assert code == 1
     assert "is no file" in err
+
+
+def test_a_model_is_priced_a_million_tokens_in_the_pools_asset(parhelion: Run, api: Any) -> None:
+    model = {"id": "a/b", "pricing": {"asset": "PRLX.local", "prompt": "0", "completion": "0"}}
+    api.answers["GET /v1/models/a/b"] = (200, model)
+    api.answers["PUT /v1/models/a/b/rates"] = (200, model)
+    prices = ("--prompt", "0.25", "--completion", "4")
+    code, out, _ = parhelion("models", "price", "a/b", *prices, *api.options())
+    assert (code, out) == (0, "a/b costs 0.25 + 4 PRLX.local per 1,000,000\n")
+    body = {"asset": "PRLX.local", "prompt": "250000", "completion": "4000000"}
+    assert api.asked[-1] == ("PUT /v1/models/a/b/rates", "Bearer the-admin", body)
 
 
 def test_a_backup_never_overwrites(parhelion: Run, api: Any, tmp_path: Path) -> None:
@@ -163,7 +239,30 @@ def test_an_answer_that_is_no_json_is_an_error_not_a_traceback(parhelion: Run, a
     api.answers["GET /v1/credits/balance"] = (502, b"<html>")
     code, _, err = parhelion("credits", *api.options())
     assert code == 1
-    assert "the coordinator answered 502" in err
+    assert "no Parhelion coordinator answers at" in err
+    assert "502" in err
+
+
+def test_another_program_at_the_address_is_told_from_a_coordinator(
+    parhelion: Run, api: Any
+) -> None:
+    api.answers["GET /v1/nodes"] = (200, b"<html>hello</html>")
+    code, _, err = parhelion("nodes", "--api", api.base)
+    assert code == 1
+    assert "no Parhelion coordinator answers at" in err
+    assert "hint: another program may have this port" in err
+
+
+def test_a_plain_server_given_as_https_gets_the_hint_to_try_http(parhelion: Run, api: Any) -> None:
+    code, _, err = parhelion("nodes", "--api", api.base.replace("http:", "https:"))
+    assert code == 1
+    assert f"hint: try plain http: --api {api.base}" in err
+
+
+def test_a_name_that_no_resolver_takes_is_no_traceback(parhelion: Run) -> None:
+    code, _, err = parhelion("nodes", "--api", f"http://{'a' * 70}:1")
+    assert code == 1
+    assert "error: no Parhelion coordinator" in err
 
 
 def test_secrets_of_the_folder_do_not_go_to_an_address_typed_in(api: Any) -> None:

@@ -72,6 +72,78 @@ def test_an_unknown_option_is_usage(parhelion: Run) -> None:
     assert "\n\nhint: see: parhelion nodes --help" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("nodes --api-port 70000", "--api-port: a port is a number from 0 to 65535, not 70000"),
+        ("nodes --api foo:bar", "'foo:bar' is not an API address"),
+        ("nodes --api http://[::1", "'http://[::1' is not an API address"),
+        ("nodes more", "nothing is expected after `parhelion nodes` but options: 'more'"),
+        ("chat --temperature warm", "--temperature: 'warm' is not a number"),
+        ("credits history --limit 0", "--limit: from 1 to 199 entries"),
+        ("receipt show", "`parhelion receipt show` needs ID"),
+        ("keys creat", "no command 'creat' of `parhelion keys`"),
+        ("keys create --limit much", "'much' is not an amount"),
+        ("keys create --expires soon", "'soon' is not a duration"),
+        ("chat --model", "--model needs a value"),
+        ("--data", "--data needs a value"),
+        ("run -n 0", "a pool needs at least one node"),
+        ("nodes --key ümlaut", "--key is not an API key"),
+        ("nodes revoke me", "'me' is not a peer id"),
+    ],
+)
+def test_what_can_never_be_right_is_usage_in_peoples_words(
+    words: str, said: str, parhelion: Run
+) -> None:
+    code, out, err = parhelion(*words.split())
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {said}")
+    assert "\n\nhint: " in err
+
+
+def test_what_the_system_refuses_is_told_and_not_a_traceback(
+    parhelion: Run, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "locked"))
+
+    monkeypatch.setattr("parhelion.cli.nodes.connect", refuse)
+    code, _, err = parhelion("nodes", "--data", str(tmp_path))
+    assert code == 1
+    assert f"error: {tmp_path / 'locked'}: Permission denied" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "shown", "hidden"),
+    [
+        ("receipt verify", "--evidence", ("--data", "--key", "--api-port", "--config")),
+        ("models pull", "--json", ("--data", "--key", "--api-port")),
+        ("join", "--data", ("--api-port", "--web-port")),
+        ("keys list", "--data", ("--key", "--web-port")),
+        ("chat", "--key", ("--web-port", "--config")),
+    ],
+)
+def test_options_that_a_command_does_not_use_do_not_fill_its_help(
+    words: str, shown: str, hidden: tuple[str, ...], parhelion: Run
+) -> None:
+    _, out, _ = parhelion(*words.split(), "--help")
+    assert f"{shown} " in out
+    assert not [option for option in hidden if f"{option} " in out]
+
+
+def test_a_commands_help_begins_with_its_own_best_sentence(parhelion: Run) -> None:
+    _, out, _ = parhelion("chat", "--help")
+    assert "Ctrl-C stops an answer, /quit or Ctrl-D leaves. Piped lines are" in out
+
+
+def test_help_without_colour_has_no_escapes(
+    parhelion: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in parhelion("nodes", "--help")[1]
+
+
 def test_a_missing_argument_is_usage(parhelion: Run) -> None:
     assert parhelion("join")[0] == 2
     assert parhelion("receipt", "show")[0] == 2
@@ -106,6 +178,16 @@ def test_wrong_settings_are_a_problem_that_names_the_key(parhelion: Run, tmp_pat
     code, _, err = parhelion("nodes", "--data", str(tmp_path))
     assert code == 1
     assert "portt" in err
+    assert str(tmp_path / "config.toml") in err
+
+
+def test_a_wrong_variable_is_named(parhelion: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARHELION_API_PORT", "many")
+    code, _, err = parhelion("nodes")
+    assert (code, err.splitlines()[0]) == (
+        1,
+        "error: PARHELION_API_PORT: api.port: expected int, got str",
+    )
 
 
 def test_a_reader_that_closes_early_is_no_error() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import socket
+import sqlite3
 import time
 from collections.abc import Callable
 from email.utils import formatdate
@@ -12,14 +15,18 @@ from typing import Any
 
 import pytest
 
+from parhelion.bootstrap.coordinator import MIGRATIONS
 from parhelion.cli import checks
 from parhelion.cli.checks import Line
 from parhelion.cli.doctor import date_seconds, look, port_free, shown
 from parhelion.cli.options import Client
 from parhelion.engines.prove import judge, prove
 from parhelion.engines.toolchain import find_compiler
+from parhelion.identity import write_secret
 from parhelion.models.digests import file_digest
-from parhelion.words import Problem, ProblemCode
+from parhelion.store import Store
+from parhelion.testing import ManualClock
+from parhelion.words import AssetClass, Problem, ProblemCode
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -165,11 +172,94 @@ def test_the_command_prints_every_line_once_and_json_says_the_same(
     options = ("--data", str(tmp_path), "--api-port", "9", "--json")
     code, out, _ = parhelion("doctor", *options)
     told = json.loads(out)
-    names = ["python", "compiler", "library", "model", "ports", "coordinator", "node", "engine"]
-    assert [line["name"] for line in told["lines"]] == [*names, "disk", "clock"]
+    names = ["python", "compiler", "library", "model", "config", "keys", "database", "ports"]
+    others = ["coordinator", "node", "engine", "disk", "clock"]
+    assert [line["name"] for line in told["lines"]] == [*names, *others]
     states = {line["name"]: line["state"] for line in told["lines"]}
     assert (states["library"], states["model"], states["coordinator"]) == ("fail", "fail", "warn")
     assert (code, told["ok"]) == (1, False)
+
+
+def line_of(parhelion: Run, data: Path, name: str, *more: str) -> dict[str, str]:
+    """One line of the real command's report about the folder `data`."""
+    _, out, _ = parhelion("doctor", "--json", "--data", str(data), *more)
+    return next(line for line in json.loads(out)["lines"] if line["name"] == name)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder with a database, looked at without model and library."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    asyncio.run(make_database(folder / "parhelion.db"))
+    return folder
+
+
+async def make_database(path: Path) -> None:
+    clock = ManualClock()
+    store = await Store.open(path, MIGRATIONS, AssetClass.LOCAL, clock)
+    await store.close()
+
+
+def test_a_settings_file_that_is_broken_fails_its_line_and_the_rest_goes_on(
+    parhelion: Run, data: Path
+) -> None:
+    assert line_of(parhelion, data, "config")["state"] == "ok"
+    (data / "config.toml").write_text("[api\n")
+    line = line_of(parhelion, data, "config")
+    assert line["state"] == "fail"
+    assert "config.toml" in line["detail"]
+    assert line_of(parhelion, data, "clock")["state"] == "ok"
+
+
+@pytest.mark.parametrize("name", ["admin.key", "first-key", "coordinator.key", "node/node.key"])
+def test_a_secret_that_others_can_read_fails(parhelion: Run, data: Path, name: str) -> None:
+    path = data / name
+    path.parent.mkdir(exist_ok=True)
+    write_secret(path, "secret")
+    assert line_of(parhelion, data, "keys")["state"] == "ok"
+    path.chmod(0o640)
+    line = line_of(parhelion, data, "keys")
+    assert (line["state"], path.name in line["detail"]) == ("fail", True)
+
+
+def test_a_database_that_is_damaged_or_does_not_balance_fails(parhelion: Run, data: Path) -> None:
+    path = data / "parhelion.db"
+    assert line_of(parhelion, data, "database")["state"] == "ok"
+    with sqlite3.connect(path) as books:
+        books.execute("INSERT INTO accounts (id, kind, opened_at_ms) VALUES ('a', 'user', 1)")
+        books.execute(
+            "INSERT INTO balances (account, asset, unbounded, credits_posted)"
+            " VALUES ('a', 'PRLX.local', 0, 5)"
+        )
+    line = line_of(parhelion, data, "database")
+    assert (line["state"], "credits are 5" in line["detail"]) == ("fail", True)
+    path.write_bytes(b"SQLite format 3\0" + os.urandom(8192))
+    assert line_of(parhelion, data, "database")["state"] == "fail"
+    path.unlink()
+    assert line_of(parhelion, data, "database")["state"] == "ok"
+
+
+def test_the_ports_are_those_of_this_folders_own_coordinator(parhelion: Run, api: Any) -> None:
+    api.answers["GET /health"] = (200, {"status": "ready", "model": "a/b"})
+    api.answers["GET /v1/nodes"] = (200, {"data": [READY]})
+    line = line_of(parhelion, api.data, "ports")
+    assert line["detail"] == f"{api.base.rsplit(':', 1)[1]} ours"
+
+
+def test_an_unreadable_key_does_not_hide_a_running_coordinator(parhelion: Run, api: Any) -> None:
+    api.answers["GET /health"] = (200, {"status": "ready", "model": "a/b"})
+    api.answers["GET /v1/nodes"] = (200, {"data": [READY]})
+    (api.data / "first-key").chmod(0o644)
+    assert line_of(parhelion, api.data, "coordinator")["state"] == "ok"
+
+
+def test_a_childs_traceback_is_not_poured_into_the_report() -> None:
+    words = "Traceback (most recent call last):\n  File x\nOSError: no libllama.so"
+    line = checks.library(lambda: judge(1, words), True)
+    assert line.detail == "the self-test failed: OSError: no libllama.so"
 
 
 def test_a_problem_of_the_proof_is_shown_with_its_hint() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from parhelion.cli.receipt import report, signer, story
 from parhelion.proof import Check
@@ -37,6 +41,25 @@ def test_verify_of_something_that_is_no_receipt_fails_and_says_which_check(
     assert code == 1
     assert json.loads(out)["valid"] is False
     assert json.loads(out)["checks"][0]["state"] == "failed"
+
+
+def test_verify_reads_standard_input(parhelion: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"coordinator": "12D3KooWx"}')))
+    code, out, _ = parhelion("receipt", "verify", "-")
+    assert code == 1
+    assert "signed by  12D3KooWx" in out
+
+
+@pytest.mark.parametrize("id", ["rcpt_7", "req_7", "hold_7", "chatcmpl-7", "cmpl-7", "job_7"])
+def test_any_id_of_a_request_finds_its_receipt(parhelion: Run, api: Any, id: str) -> None:
+    api.answers["GET /v1/receipts/rcpt_7"] = (200, {"id": "rcpt_7"})
+    assert parhelion("receipt", "show", id, *api.options())[:2] == (0, '{"id": "rcpt_7"}\n')
+
+
+def test_a_coordinator_that_is_no_peer_id_is_usage(parhelion: Run, tmp_path: Path) -> None:
+    code, out, err = parhelion("receipt", "verify", str(tmp_path), "--coordinator", "bad")
+    assert (code, out) == (2, "")
+    assert "error: --coordinator: 'bad' is not a peer id" in err
 
 
 def test_verify_of_a_missing_file_is_a_problem_not_a_traceback(

@@ -10,10 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from parhelion.bootstrap import Ready
-from parhelion.cli.options import Common
+from parhelion.bootstrap import Pool, Ready
+from parhelion.cli.join import talk_of
+from parhelion.cli.options import Options
 from parhelion.cli.serve import SERVE_PORT
 from parhelion.cli.serving import (
     command_line,
@@ -22,8 +24,9 @@ from parhelion.cli.serving import (
     ready_line,
     welcome,
 )
-from parhelion.cli.up import bind, waiting
+from parhelion.cli.up import bind, news, tell_pool, waiting
 from parhelion.config import Config, LogConfig
+from parhelion.node import AgentState
 
 READY = Ready(
     api="http://127.0.0.1:3001",
@@ -61,8 +64,8 @@ def test_the_json_line_has_exactly_the_five_fields() -> None:
 
 
 def test_the_welcome_has_addresses_key_grant_and_a_curl_that_a_shell_can_read() -> None:
-    text = welcome(READY, admin=("prl-admin", Path("/data/admin.key")))
-    for wanted in (READY.api, READY.web, READY.key, "10 PRLX.local", "prl-admin"):
+    text = welcome(READY)
+    for wanted in (READY.api, READY.web, READY.key, "10 PRLX.local"):
         assert str(wanted) in text
     assert "for demonstration" in text
     command = text[text.index("  curl") : text.index("Or talk")].strip()
@@ -76,12 +79,54 @@ def test_the_welcome_has_addresses_key_grant_and_a_curl_that_a_shell_can_read() 
 
 def test_a_pool_without_keys_shows_a_curl_without_one_and_the_join_command() -> None:
     free = Ready(api=READY.api, web=READY.web, coordinator="c", join=READY.join)
-    text = waiting(free, 2, ()) + welcome(free, admin=None)
+    text = waiting(free, 2, ()) + welcome(free, free=True)
     assert "Authorization" not in text
     assert "waiting for 2 nodes" in text
     assert "ready" not in text
     assert f"parhelion join -s '{READY.join}'\n" in text
-    assert f"'{READY.join}' -m my.gguf" in waiting(free, 1, ("my.gguf",))
+    assert "may prompt" not in text
+
+
+def test_the_join_command_names_a_models_file_without_the_owners_path() -> None:
+    said = waiting(READY, 1, ("/home/owner/secret/my.gguf",))
+    assert f"'{READY.join}' -m my.gguf\n" in said
+    assert "/home/owner" not in said
+    assert "Each machine needs my.gguf itself" in said
+    assert "needs" not in waiting(READY, 1, ("smollm2",))
+
+
+def test_where_others_can_reach_it_their_address_and_who_may_use_it_are_said() -> None:
+    open_to_all = msgspec.structs.replace(READY, lan_api="http://192.0.2.7:3001")
+    assert "http://192.0.2.7:3001" in welcome(open_to_all)
+    assert "without a key" in welcome(open_to_all, free=True)
+    assert "has a key may prompt" in welcome(open_to_all)
+
+
+def test_who_joins_and_leaves_is_told_in_a_line_and_when_it_serves() -> None:
+    one = Pool(need=2, ready=("clear-magpie",), complete=False)
+    two = Pool(need=2, ready=("clear-magpie", "red-fox"), complete=True)
+    assert news(None, one) == "1 of 2 joined: clear-magpie"
+    assert news(one, two) == "2 of 2 joined: red-fox\nready"
+    left = Pool(need=2, ready=("red-fox",), complete=True)
+    assert news(two, left) == "clear-magpie left; 1 of 2 here"
+    nobody = Pool(need=2, ready=(), complete=False)
+    assert news(left, nobody).endswith("waiting: no prompt can be served now")
+
+
+def test_this_machines_own_node_is_no_news(capsys: pytest.CaptureFixture[str]) -> None:
+    tell = tell_pool(has_own=True)
+    tell(Pool(need=1, ready=("own",), complete=True))
+    assert capsys.readouterr().err == ""
+    tell(Pool(need=1, ready=("own", "red-fox"), complete=True))
+    assert capsys.readouterr() == ("", "2 joined: red-fox\n")
+
+
+def test_a_coordinator_that_said_goodbye_is_waited_for_in_words() -> None:
+    told: list[str] = []
+    talk_of(AgentState(state="joining", reason="the coordinator is stopping"), told.append)
+    talk_of(AgentState(state="joining", reason="refused", fault=True), told.append)
+    talk_of(AgentState(state="ready"), told.append)
+    assert told == ["waiting for the coordinator: the coordinator is stopping", "joined again"]
 
 
 def test_the_admin_key_is_shown_at_the_first_start_only(tmp_path: Path) -> None:
@@ -117,20 +162,20 @@ def test_options_win_over_environment_and_file(
 ) -> None:
     (tmp_path / "config.toml").write_text("[api]\nport = 1\n[web]\nport = 2\n")
     monkeypatch.setenv("PARHELION_API_PORT", "3")
-    common = Common(data=tmp_path)
-    assert (common.settings().api.port, common.settings().web.port) == (3, 2)
-    assert Common(data=tmp_path, api_port=4).settings().api.port == 4
-    assert common.settings().data == str(tmp_path)
+    options = Options(data=tmp_path)
+    assert (options.settings().api.port, options.settings().web.port) == (3, 2)
+    assert Options(data=tmp_path, api_port=4).settings().api.port == 4
+    assert options.settings().data == str(tmp_path)
     monkeypatch.setenv("PARHELION_DATA", str(tmp_path / "other"))
-    assert Common().folder() == tmp_path / "other"
-    assert common.folder() == tmp_path
+    assert Options().folder() == tmp_path / "other"
+    assert options.folder() == tmp_path
 
 
 def test_bind_sets_host_and_admission_and_serve_has_its_own_port(tmp_path: Path) -> None:
-    config = bind(Common(data=tmp_path), "0.0.0.0", True, port=SERVE_PORT)
+    config = bind(Options(data=tmp_path), "0.0.0.0", True, port=SERVE_PORT)
     assert (config.api.host, config.web.host) == ("0.0.0.0", "0.0.0.0")
     assert (config.api.port, config.nodes.admit) == (4001, "open")
-    assert bind(Common(data=tmp_path), None, False).nodes.admit == "auto"
+    assert bind(Options(data=tmp_path), None, False).nodes.admit == "auto"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -344,7 +344,6 @@ class Pool:
             gate=self.gate,
             ledger=self.ledger,
             receipts=self.receipts,
-            keys=self.keys,
             access=self.access,
             metrics=self.metrics,
             need=need,

@@ -68,7 +68,9 @@ class Story:
 
     async def fail(self) -> None:
         for node, job in self.some_job():
-            node.fail(job, self.dice.choice(["engine_failed", "draining", "nonsense"]))
+            node.fail(
+                job, self.dice.choice(["engine_failed", "draining", "overloaded", "nonsense"])
+            )
 
     async def lie(self) -> None:
         for node, job in self.some_job():

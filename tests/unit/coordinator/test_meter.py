@@ -125,3 +125,45 @@ def test_a_token_is_metered_in_microseconds() -> None:
     each_us = (time.process_time() - started) * 10
     # The aim is under 3 microseconds; five times that on a busy machine.
     assert each_us < 15, each_us
+
+
+def test_only_ids_whose_text_was_let_out_count_as_let_out() -> None:
+    meter = Meter(Table(), ("<//",), 100)
+    assert (meter.accept((2,)), meter.let_out) == ("a", (1, 1))
+    # "<" could begin the stop string, and with "/" it still could.
+    assert (meter.accept((6,)), meter.let_out) == ("", (1, 1))
+    assert (meter.accept((7,)), meter.let_out) == ("", (1, 1))
+    assert (meter.accept((3,)), meter.let_out) == ("</b", (4, 4))
+    # The first byte of a character shows nothing yet; a silent id before it does not count.
+    assert (meter.accept((SILENT,)), meter.let_out) == ("", (5, 4))
+    assert (meter.accept((9,)), meter.let_out) == ("", (5, 4))
+    assert (meter.accept((10, 11)), meter.let_out) == ("€", (8, 7))
+    # What an id lets out of those before it counts, though its own end is held back.
+    assert (meter.accept((6,)), meter.let_out) == ("", (8, 7))
+    assert (meter.accept((6,)), meter.let_out) == ("<", (9, 8))
+    assert (meter.flush(), meter.let_out) == ("<", (10, 9))
+
+
+def test_let_out_leaves_out_what_an_earlier_run_billed() -> None:
+    meter = Meter(Table(), ("<//",), 100, unbilled_from=2)
+    meter.accept((2, 6))
+    assert meter.let_out == (1, 0)
+    meter.accept((3, 6))
+    assert meter.let_out == (3, 1)
+
+
+@given(any_ids, stops, st.integers(0, 8))
+def test_what_is_let_out_is_never_more_than_the_text_that_was(
+    ids: list[int], stop: tuple[str, ...], unbilled_from: int
+) -> None:
+    meter = Meter(Table(), stop, 1000, unbilled_from)
+    sent = ""
+    for id in ids:
+        sent += meter.accept((id,))
+        accepted, billable = meter.let_out
+        again = Meter(Table(), (), 1000, unbilled_from)
+        again.accept(tuple(ids[:accepted]))
+        assert again.billable_tokens == billable
+        if meter.finish is None and again.finish is None:
+            whole = b"".join(PIECES[one] for one in ids[:accepted])
+            assert len(sent) >= len(whole.decode("utf-8", "ignore"))

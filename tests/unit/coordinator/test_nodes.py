@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from parhelion import proof
-from parhelion.link import Heartbeat, JobFailed, Open, Register, Signed, Steps, Welcome
+from parhelion.link import Cut, Heartbeat, JobFailed, Open, Register, Signed, Steps, Welcome
 from parhelion.words import Problem, ProblemCode, ServedModel, Step
 
 
@@ -71,6 +71,24 @@ async def test_a_node_without_leave_is_told_why(pool: Any) -> None:
     await pool.join(node)
     assert node.carrier.bye.code == ProblemCode.LINK_REFUSED
     assert node.carrier.bye.hint
+
+
+async def test_a_node_that_is_revoked_while_it_is_welcomed_never_becomes_a_member(
+    pool: Any,
+) -> None:
+    node = pool.fake()
+    obey = node.carrier.on_said
+    revoking: list[asyncio.Task[None]] = []
+
+    async def send(message: Any) -> None:
+        obey(message)
+        revoking.append(asyncio.create_task(pool.access.revoke(node.peer, "stole")))
+        await asyncio.wait(revoking)
+
+    node.carrier.send = send
+    await pool.join(node)
+    assert revoking and node.carrier.bye.code == ProblemCode.LINK_REFUSED
+    assert states(pool) == {}
 
 
 async def test_the_first_message_must_be_a_registration(pool: Any) -> None:
@@ -288,6 +306,78 @@ async def test_one_nodes_misbehaviour_touches_no_other(pool: Any) -> None:
     good.finish(fine, [pool.A] * 3)
     assert (await pool.read(answer))[0] == "aaaa"
     await pool.assert_settled()
+
+
+async def test_ids_that_were_not_accepted_are_no_speed(pool: Any) -> None:
+    node = await pool.node()
+    node.signs = False
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret, max_tokens=9, stop=("bc",))
+    job = await node.job()
+    node.step(job, [pool.A, pool.B, pool.C, pool.A, pool.A])
+    await until(lambda: bool(node.said(Cut)))
+    for _ in range(2):
+        node.step(job, [pool.A])
+    await asyncio.sleep(0.01)
+    member = pool.coordinator.registry.member(node.peer)
+    assert member.node.ids_made == 3
+    node.sign(job, 3)
+    await pool.read(answer)
+
+
+async def test_more_ids_than_max_tokens_are_misbehaviour_also_after_the_cut(pool: Any) -> None:
+    node = await pool.node()
+    node.signs = False
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret, max_tokens=6)
+    job = await node.job()
+    node.step(job, [pool.A])
+    await anext(answer)
+    leaving = asyncio.create_task(answer.disconnect())
+    await until(lambda: bool(node.said(Cut)))
+    node.step(job, [pool.A] * 5)
+    await asyncio.sleep(0.01)
+    assert node.carrier.bye is None
+    node.step(job, [pool.A])
+    await asyncio.wait_for(node.task, 5)
+    assert "max_tokens" in node.carrier.bye.message
+    await leaving
+    assert await pool.free_micro(account) == 1000 - 5
+    await pool.assert_settled()
+
+
+async def test_a_session_whose_task_is_cancelled_leaves_the_pool(pool: Any) -> None:
+    node = await pool.node()
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    await node.job()
+    node.task.cancel()
+    with pytest.raises(Problem) as caught:
+        await pool.read(answer)
+    assert caught.value.code == ProblemCode.NODE_LOST
+    assert states(pool) == {}
+    assert await pool.free_micro(account) == 1000
+    await asyncio.wait([node.task])
+    pool.fakes.remove(node)
+    await pool.assert_settled()
+
+
+async def test_a_job_that_nobody_waits_for_keeps_no_other_from_hearing_of_the_nodes_end(
+    pool: Any,
+) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    await pool.serve(secret)
+    (life,) = pool.coordinator.service.live
+    answer = await pool.serve(secret)
+    await node.job(1)
+    life.cancel()
+    await asyncio.wait([life])
+    node.die()
+    with pytest.raises(Problem) as caught:
+        await pool.read(answer)
+    assert caught.value.code == ProblemCode.NODE_LOST
+    assert states(pool) == {}
 
 
 async def test_what_a_node_reports_of_itself_is_not_used(pool: Any) -> None:

@@ -154,6 +154,8 @@ async def test_nobody_overtakes_a_larger_request_that_waits(pool: Any) -> None:
     first = await pool.serve(secret, max_tokens=4)
     large = await begin(pool, secret, max_tokens=7)
     small = await begin(pool, secret, max_tokens=4)
+    pool.coordinator.places.serve_queue()
+    await asyncio.sleep(0.01)
     assert not large.done() and not small.done()
     await first.disconnect()
     await (await large).disconnect()
@@ -178,4 +180,45 @@ async def test_a_client_that_leaves_as_its_turn_comes_gives_the_slot_back(pool: 
     with pytest.raises(Problem):
         await waiting
     await leaving
+    await pool.assert_settled()
+
+
+async def test_a_request_that_waits_for_a_large_node_blocks_no_small_one(pool: Any) -> None:
+    large = await pool.node(slots=1, kv_tokens=50)
+    small = await pool.node(slots=1, kv_tokens=10)
+    _account, secret = await pool.user(10_000)
+    _account, other = await pool.user(10_000)
+    running = await pool.serve(secret, max_tokens=20)
+    await large.job()
+    waiting = await begin(pool, secret, max_tokens=20)
+    assert not waiting.done()
+    first = await asyncio.wait_for(begin(pool, other, max_tokens=4), 1)
+    await small.job()
+    # Behind the large one in the same account's line, and still not blocked by it.
+    second, third = await begin(pool, secret, max_tokens=4), await begin(pool, other, max_tokens=4)
+    small.finish(await small.job(), [pool.A] * 4)
+    await pool.read(await first)
+    for number in (1, 2):
+        small.finish(await small.job(number), [pool.A] * 4)
+    for answer in (second, third):
+        await pool.read(await asyncio.wait_for(answer, 1))
+    assert not waiting.done() and len(large.said(Open)) == 1
+    await running.disconnect()
+    await (await waiting).disconnect()
+    await pool.assert_settled()
+
+
+async def test_who_waits_for_a_large_node_is_not_overtaken_there(pool: Any) -> None:
+    large = await pool.node(slots=1, kv_tokens=50)
+    small = await pool.node(slots=1, kv_tokens=10)
+    _account, secret = await pool.user(10_000)
+    running = [await pool.serve(secret, max_tokens=20), await pool.serve(secret, max_tokens=4)]
+    waiting = await begin(pool, secret, max_tokens=20)
+    later = await begin(pool, secret, max_tokens=4)
+    await running[0].disconnect()
+    await (await asyncio.wait_for(waiting, 1)).disconnect()
+    assert [message.job.max_tokens for message in large.said(Open)][:2] == [20, 20]
+    await running[1].disconnect()
+    await (await later).disconnect()
+    assert small.said(Open)[0].job.max_tokens == 4
     await pool.assert_settled()

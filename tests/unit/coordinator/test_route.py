@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from parhelion.coordinator.registry import Node
+from parhelion.coordinator.registry import Node, Room
 from parhelion.coordinator.route import Need, capable, largest_tokens, pick
 from parhelion.words import NodeCard, ServedModel
 
@@ -17,8 +17,13 @@ def node(peer: str, **fields: Any) -> Node:
         peer=peer, name=peer, version="", device="", backend="", slots=slots, kv_tokens=kv,
         models=(ServedModel(digest="d", context=100),),
     )  # fmt: skip
-    defaults = {"contexts": {"d": 100}, "connected_at_ms": 0, "heard_s": 0.0, "idle_since_s": 0.0}
-    return Node(card=card, **{**defaults, **fields})
+    busy = {"slots_busy": fields.get("slots_busy", 0), "kv_busy": fields.pop("kv_busy", 0)}
+    context = fields.pop("context", 100)
+    rooms = {fields.pop("digest", "d"): Room(context=context, slots=slots, kv_tokens=kv, **busy)}
+    return Node(
+        card=card, rooms=rooms, connected_at_ms=0, heard_s=0.0,
+        **{"idle_since_s": 0.0, **fields},
+    )  # fmt: skip
 
 
 def picked(*nodes: Node, without: tuple[str, ...] = ()) -> str | None:
@@ -30,12 +35,12 @@ def test_only_ready_nodes_with_the_model_and_room_are_picked() -> None:
     assert picked(node("a", state="suspect")) is None
     assert picked(node("a", state="draining")) is None
     assert picked(node("a", state="failed")) is None
-    assert picked(node("a", contexts={"other": 100})) is None
-    assert picked(node("a", contexts={"d": 19})) is None
+    assert picked(node("a", digest="other")) is None
+    assert picked(node("a", context=19)) is None
     assert picked(node("a", slots_busy=4)) is None
     assert picked(node("a", kv_busy=981)) is None
     assert picked(node("a"), without=("a",)) is None
-    assert picked(node("a", contexts={"d": 20}, kv_busy=980, slots_busy=3)) == "a"
+    assert picked(node("a", context=20, kv_busy=980, slots_busy=3)) == "a"
 
 
 def test_a_suspect_node_is_waited_for_but_not_picked() -> None:
@@ -46,7 +51,7 @@ def test_a_suspect_node_is_waited_for_but_not_picked() -> None:
 def test_the_sooner_estimated_finish_wins() -> None:
     slow, fast = node("slow", tokens_per_s=10.0), node("fast", tokens_per_s=30.0, slots_busy=1)
     assert picked(slow, fast) == "fast"
-    fast.slots_busy = 3
+    fast.slots_busy = fast.rooms["d"].slots_busy = 3
     assert picked(slow, fast) == "slow"
 
 

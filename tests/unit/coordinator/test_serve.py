@@ -186,18 +186,6 @@ async def test_a_failed_engine_is_tried_elsewhere_but_only_once(pool: Any) -> No
     await pool.assert_settled()
 
 
-async def test_a_prompt_that_the_engine_refuses_is_tried_nowhere_else(pool: Any) -> None:
-    nodes = [await pool.node(), await pool.node()]
-    for node in nodes:
-        node.script = lambda node, job: node.fail(job, "context_length_exceeded")
-    _account, secret = await pool.user(1000)
-    answer = await pool.serve(secret)
-    with pytest.raises(Problem) as caught:
-        await pool.read(answer)
-    assert caught.value.code == ProblemCode.CONTEXT_LENGTH_EXCEEDED
-    assert sum(len(node.said(Open)) for node in nodes) == 1
-
-
 async def test_a_stream_lost_in_the_middle_says_so_and_bills_what_was_delivered(
     pool: Any,
 ) -> None:
@@ -310,8 +298,11 @@ async def test_a_cut_idempotency_key_runs_again_and_bills_only_the_rest(pool: An
     answer = await pool.serve(secret, **named)
     job = await node.job()
     node.step(job, [pool.A, pool.B])
-    await anext(answer)
-    await answer.disconnect()
+    assert (await anext(answer)).text == "ab"
+    node.fail(job)
+    node.sign(job, 2)
+    with pytest.raises(Problem):
+        await anext(answer)
     again = await pool.serve(secret, **named)
     second = await node.job(1)
     assert second.seed == job.seed
@@ -439,4 +430,22 @@ async def test_ids_that_showed_nothing_before_we_failed_are_not_billed(pool: Any
     with pytest.raises(Problem):
         await pool.read(answer)
     assert await pool.free_micro(account) == 1000
+    await pool.assert_settled()
+
+
+async def test_an_id_whose_text_is_held_back_is_not_journalled(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret, max_tokens=9, stop=("bcb",))
+    job = await node.job()
+    node.step(job, [pool.A, pool.B, pool.C])
+    assert (await anext(answer)).text == "a"
+    reading = asyncio.create_task(anext(answer))
+    await asyncio.sleep(0.01)
+    await pool.coordinator.journal.write()
+    (left,) = await pool.ledger.open_holds()
+    assert (left.hold.accepted_ids, left.completion_tokens) == (1, 1)
+    node.step(job, [pool.A])
+    assert (await reading).text == "bca"
+    await answer.disconnect()
     await pool.assert_settled()

@@ -180,6 +180,27 @@ async def test_a_revocation_wins_over_an_admission_on_its_way(
     await pool.admit(NEW.peer, secret)
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_node_that_is_revoked_while_its_invite_is_spent_is_not_admitted(
+    access: MakeAccess, invites: Invites, turns: int
+) -> None:
+    pool = await access("invite")
+    secret = await invites.create(uses=1, ttl_s=60)
+    admitting = asyncio.create_task(pool.admit(PEER, secret))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    if admitting.done():
+        await admitting
+    revoking = asyncio.create_task(pool.revoke(PEER, "now"))
+    await asyncio.wait([admitting, revoking])
+    await revoking
+    if admitting.exception() is None:
+        # It was in before anybody said otherwise: the last look before it becomes a member.
+        with pytest.raises(Problem):
+            pool.refuse_ended(PEER)
+    await refused(pool.admit(PEER, secret))
+
+
 async def test_a_revocation_that_was_not_written_does_not_count(
     access: MakeAccess, store: Store
 ) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from parhelion.ledger import TREASURY, Bill, Entry, Worked, split
 from parhelion.words import Problem, ProblemCode
 
 Books = Any
-
-OWNED = {"grant", "charge", "share"}
+ASSET = "PRLX.local"
 
 
 def bill(books: Books, cost: int, reason: str = "stop") -> Bill:
@@ -66,16 +68,75 @@ async def test_history_tells_every_entry_newest_first(lived: Books) -> None:
     )
 
 
-async def test_history_adds_up_to_the_balance(lived: Books) -> None:
+async def test_each_column_of_a_history_adds_up_to_its_column_of_the_balance(lived: Books) -> None:
     for account in ("acct_a", "acct_b", "node:n", TREASURY):
         entries = await lived.ledger.history(account, limit=100)
-        available, held = await lived.has(account)
-        owned = sum(e.amount_micro for e in entries if e.kind in OWNED)
-        moved = sum(e.amount_micro for e in entries if e.kind not in OWNED)
-        assert owned == available + held
-        # A posted hold's cost left by its charge, so that of it only the return came back.
-        charged = sum(-e.amount_micro for e in entries if e.kind == "charge")
-        assert -moved - charged == held
+        columns = sum(e.available_micro for e in entries), sum(e.held_micro for e in entries)
+        assert columns == await lived.has(account)
+
+
+ENDS = st.sampled_from(["posted", "voided", "expired", "open"])
+LIVES = st.lists(st.tuples(st.integers(0, 900), ENDS, st.integers(0, 100), st.integers(0, 2)))
+NUMBERS = itertools.count()
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(grants=st.lists(st.integers(1, 5000), max_size=3), lives=LIVES, page=st.integers(1, 9))
+async def test_whatever_happened_each_column_adds_up_in_pages_of_any_size(
+    books: Books, grants: list[int], lives: list[tuple[int, str, int, int]], page: int
+) -> None:
+    number = next(NUMBERS)  # The books stay; every life has an account and a node of its own.
+    account, node = f"acct_{number}", f"node:{number}"
+    await books.user(account)
+    for index, amount in enumerate(grants):
+        await books.ledger.grant(account, ASSET, amount, id=f"g{number}.{index}", reason="t")
+    for index, (amount, end, percent, pause_ms) in enumerate(lives):
+        request = f"req_{number}.{index}"
+        due_ms = books.clock.at_ms + (0 if end == "expired" else 60_000)
+        try:
+            hold = await books.hold(account, amount, request, expires_at_ms=due_ms)
+        except Problem:
+            continue
+        books.clock.at_ms += pause_ms
+        if end == "posted":
+            cost = amount * percent // 100
+            legs = split(cost, books.shares, [Worked(operator=node, output_ids=1)])
+            done = Bill(
+                prompt_tokens=1, completion_tokens=1, cost_micro=cost, legs=legs, reason="stop"
+            )
+            await books.ledger.post(hold, done)
+        elif end == "voided":
+            await books.ledger.void(hold, "t")
+        elif end == "expired":
+            await books.ledger.expire(hold.id)
+    for who in (account, node):
+        found: list[Entry] = []
+        while entries := await books.ledger.history(
+            who, limit=page, before=found[-1].id if found else None
+        ):
+            found += entries
+        columns = sum(e.available_micro for e in found), sum(e.held_micro for e in found)
+        assert columns == await books.has(who)
+        assert len({entry.id for entry in found}) == len(found)
+
+
+async def test_every_kind_says_what_it_did_to_available_and_to_held(lived: Books) -> None:
+    entries = await lived.ledger.history("acct_a", limit=100)
+    did = {(e.kind, e.request): (e.available_micro, e.held_micro) for e in entries}
+    assert did["grant", None] == (10_000, 0)
+    assert did["hold", "req_1"] == (-6000, 6000)
+    assert did["charge", "req_1"] == (0, -5680)
+    assert did["return", "req_1"] == (320, -320)
+    assert did["void", "req_2"] == (40, -40)
+    assert did["expire", "req_3"] == (30, -30)
+    earned = await lived.ledger.history("node:n", limit=100)
+    assert {(e.kind, e.held_micro) for e in earned} == {("share", 0)}
+    assert all(e.available_micro == e.amount_micro for e in earned)
 
 
 async def test_pages_meet_without_gap_or_double(lived: Books) -> None:

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from parhelion import ledger as room
-from parhelion.ledger import Bill, Ledger, Mark, Shares, Worked, split
+from parhelion.ledger import Bill, Entry, Ledger, Mark, Shares, Worked, split
 from parhelion.store import Store
 from parhelion.words import AssetClass, Grant, Hold, Problem, ProblemCode, Rate
 
@@ -257,7 +257,29 @@ class Machine(RuleBasedStateMachine):
         still = {id for id, state in self.model.state.items() if state == "held"}
         assert open_holds == {id: self.model.mark[id] for id in still}
 
+    @rule()
+    def every_history_adds_up(self) -> None:
+        """In pages of any size: each column of the entries is that column of the balance."""
+        for account, asset in self.model.owned:
+            available, held = 0, 0
+            for entry in self.history(account):
+                if entry.asset == asset:
+                    available += entry.available_micro
+                    held += entry.held_micro
+            balance = self.run(self.ledger.balance(account, asset))
+            assert (available, held) == (balance.available_micro, balance.held_micro), account
+
+    def history(self, account: str) -> list[Entry]:
+        found: list[Entry] = []
+        before = None
+        while page := self.run(self.ledger.history(account, limit=7, before=before)):
+            found += page
+            before = page[-1].id
+        assert len({entry.id for entry in found}) == len(found)
+        return found
+
     def teardown(self) -> None:
+        self.every_history_adds_up()
         assert self.run(self.store.verify_chain()) == ()
         self.run(self.store.close())
         self.loop.close()

@@ -299,8 +299,46 @@ async def test_a_slow_reader_stops_send_and_breaks_post_at_the_bound() -> None:
             assert await coordinator.receive() == block
         gate.clear()
         with pytest.raises(LinkBroken, match="too slowly"):
-            for _ in range(20):
+            for _ in range(carrying.POST_LIMIT_BYTES // 500_000 + 2):
                 node.post(block)
+
+
+async def test_a_burst_of_large_prompts_is_no_slow_reader() -> None:
+    async with session() as (node, coordinator, _, _):
+        # 64 jobs that come at once, each with a prompt of 128k ids: none is the reader's fault.
+        prompt = "x" * 640_000
+        for _ in range(64):
+            coordinator.post(Drain(reason=prompt))
+        for _ in range(64):
+            assert await node.receive() == Drain(reason=prompt)
+
+
+async def test_a_reader_that_takes_nothing_is_found_by_the_time_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(carrying, "SEND_DEADLINE_S", 0.05)
+    async with session() as (_, coordinator, _, far):
+        far.send = lambda data: asyncio.sleep(60)  # type: ignore[method-assign,assignment]
+        coordinator.post(Drain(reason="taken by nobody"))
+        with pytest.raises(LinkBroken, match="took nothing"):
+            await asyncio.wait_for(coordinator.receive(), 5)
+
+
+async def test_a_long_goodbye_is_kept_and_logged_short(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "parhelion.link")
+    async with session() as (node, coordinator, _, _):
+        words = "bye\n" * 100_000
+        await node.close(Bye(code="draining", message=words, hint=words))
+        heard = await coordinator.receive()
+        assert isinstance(heard, Bye)
+        assert heard.message.startswith("bye bye")
+        assert len(heard.message) <= 200 and len(heard.hint) <= 200
+        with pytest.raises(LinkBroken) as caught:
+            await coordinator.receive()
+        assert len(caught.value.message) < 400
+    logged = [getattr(r, "cause", "") for r in caplog.records if r.msg == "link ended"]
+    coordinators = [cause for cause in logged if "the other side ended" in cause]
+    assert coordinators and all(len(cause) < 400 for cause in coordinators)
 
 
 async def test_a_send_that_was_waiting_hears_of_the_end() -> None:

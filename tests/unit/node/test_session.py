@@ -167,6 +167,15 @@ async def test_a_cut_that_crosses_the_last_id_of_a_draining_node_is_still_signed
     await scene.hear(Bye)
 
 
+async def test_a_node_that_has_done_nothing_lately_leaves_at_once(scene: Scene) -> None:
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    scene.session.leave("updating", 5)
+    await scene.hear(Bye)
+    # Of half a second that a Cut may need: no job has ended that one could be for.
+    assert loop.time() - began_s < 0.3
+
+
 async def test_a_drain_that_takes_too_long_hands_jobs_back(
     scene: Scene, engine: Any, job: Callable[..., Job]
 ) -> None:

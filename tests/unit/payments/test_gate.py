@@ -41,8 +41,41 @@ async def test_a_fresh_seed_is_64_bits_of_the_entropy(house: Any) -> None:
     assert len(house.entropy[0]) == 8
 
 
+SDK_KEYS = ("EMPTY", "none", "", "sk-proj-4f2a", "sk-no-key-required", "Basic dXNlcjpwYXNz")
+OURS = (
+    "sk-prl-" + "A" * 43,
+    "sk-prl-",
+    '"sk-prl-' + "A" * 43 + '"',
+    "SK-PRL-" + "A" * 43,
+    "Token sk-prl-" + "A" * 43,
+    "prl-admin-" + "A" * 43,
+)
+
+
+@pytest.mark.parametrize("bearer", SDK_KEYS)
+async def test_what_is_no_key_of_ours_is_a_guest_where_it_is_free_and_401_where_it_costs(
+    house: Any, bearer: str
+) -> None:
+    credentials = Credentials(bearer=bearer)
+    grant = await house.gate.admit(house.ask(), credentials, house.quote(micro=0))
+    assert (grant.account, grant.key, grant.amount_micro) == ("guest", None, 0)
+    for quote in (house.quote(), house.quote(micro=0, assets=("USDC.local",))):
+        attempt = house.gate.admit(house.ask(), credentials, quote)
+        await refused(attempt, ProblemCode.INVALID_API_KEY)
+
+
+async def test_a_key_that_was_revoked_or_expired_never_becomes_a_guest(house: Any) -> None:
+    fields = {"asset": "PRLX.local", "name": "short"}
+    short, _ = await house.keys.create(house.account, expires_at_ms=house.clock.ms + 1000, **fields)
+    house.clock.ms += 2000
+    await house.keys.revoke(house.key)
+    for secret in (short, house.secret):
+        attempt = house.take(house.ask(), house.quote(micro=0), bearer=secret)
+        await refused(attempt, ProblemCode.INVALID_API_KEY)
+
+
 @pytest.mark.parametrize("micro", [0, 4_000_000])
-@pytest.mark.parametrize("bearer", ["", "nonsense", "sk-prl-" + "A" * 43])
+@pytest.mark.parametrize("bearer", OURS)
 async def test_a_bad_key_is_401_and_never_becomes_a_guest(
     house: Any, bearer: str, micro: int
 ) -> None:
@@ -76,14 +109,24 @@ async def test_a_key_revoked_after_it_was_read_takes_no_hold(house: Any) -> None
             expires_at_ms=1,
             also=house.gate.hold_also(grant, ask),
         )
-    assert house.gate.problem_of(caught.value).code == ProblemCode.INVALID_API_KEY
+    assert house.gate.problem_of(caught.value, grant).code == ProblemCode.INVALID_API_KEY
     assert await house.available() == 1_000
 
 
 async def test_too_little_credit_is_refused_by_the_hold(house: Any) -> None:
     attempt = house.take(house.ask(), house.quote(max_tokens=500))
-    await refused(attempt, ProblemCode.INSUFFICIENT_CREDIT)
+    problem = await refused(attempt, ProblemCode.INSUFFICIENT_CREDIT)
     assert await house.reserved() == 0
+    assert "0.002040 PRLX.local" in problem.message, "what it can cost at most"
+    assert "0.001000 PRLX.local is available" in problem.message
+    assert "max_tokens 240 would fit" in problem.hint
+    # It is the truth: 240 fit, 241 do not.
+    await refused(
+        house.take(house.ask(), house.quote(max_tokens=241)), ProblemCode.INSUFFICIENT_CREDIT
+    )
+    assert isinstance(await house.take(house.ask(), house.quote(max_tokens=240)), Taken)
+    poor = await refused(house.take(house.ask()), ProblemCode.INSUFFICIENT_CREDIT)
+    assert "not even one token" in poor.hint
 
 
 async def test_a_spending_limit_holds_however_many_race(house: Any) -> None:
@@ -256,4 +299,15 @@ async def test_a_request_without_a_key_leaves_no_row(house: Any) -> None:
     also = house.gate.cut_also(taken.hold, 0, None)
     await house.ledger.void(taken.hold, "crash", also)
     assert await house.reserved() == 0
+    await sound(house)
+
+
+async def test_a_run_that_crashed_before_anything_was_billed_keeps_its_seed(house: Any) -> None:
+    ask = house.ask(idempotency_key="k")
+    taken = await house.take(ask)
+    also = house.gate.cut_also(taken.hold, 0, None)
+    await house.ledger.void(taken.hold, "crash", also)
+    again = await house.take(house.ask(idempotency_key="k"))
+    assert again.grant.seed == taken.grant.seed, "its client may have seen text of that seed"
+    assert again.grant.unbilled_from is None, "nothing was billed: the prompt is"
     await sound(house)

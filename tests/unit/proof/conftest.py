@@ -26,7 +26,7 @@ TEXT = "Zwölf Boxkämpfer\u2028\x7f 🥊"
 COORDINATOR, FIRST, SECOND = (NodeKey(bytes([n]) * 32) for n in (1, 2, 3))
 PARAMS = SamplerParams(temperature=0.7, top_p=1e-7, logit_bias=((5, -1.5), (7, 100.0)))
 JOB = Job(
-    job="job_x",
+    job="job_0123456789abcdefghijklmnop",
     attempt=1,
     digest="a" * 64,
     cache_scope="s",
@@ -62,7 +62,7 @@ class Honest:
 def segment(node: NodeKey, attempt: int, start: int, to: int) -> Segment:
     unsigned = Segment(
         node=node.peer,
-        job="job_x",
+        job=JOB.job,
         attempt=attempt,
         opening_hash=opening_hash(OPENING),
         artefact="a" * 64,

@@ -159,6 +159,15 @@ def test_a_signature_of_one_kind_is_none_of_another(honest: Any) -> None:
         assert not segment_holds(msgspec.structs.replace(segment, signature=signature))
 
 
+@pytest.mark.parametrize("name", ["start", "to", "attempt", "started_at_ms", "ended_at_ms"])
+@pytest.mark.parametrize("number", [2**53, -(2**53), 2**63])
+def test_a_number_that_has_no_form_makes_a_segment_that_does_not_hold(
+    honest: Any, name: str, number: int
+) -> None:
+    segment = honest.receipt.segments[0]
+    assert not segment_holds(msgspec.structs.replace(segment, **{name: number}))
+
+
 def test_the_canonical_form_is_one_whatever_json_carried_it(honest: Any) -> None:
     plain = canonical(honest.receipt)
     pretty = json.dumps(json.loads(plain), indent=3)

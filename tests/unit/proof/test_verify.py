@@ -104,6 +104,7 @@ def test_a_receipt_without_output_needs_no_segment(honest: Any) -> None:
         output_ids=0,
         completion_tokens=0,
         silent_ids=0,
+        migrations=0,
         cost_micro="20",
         head=head,
     )
@@ -241,6 +242,8 @@ def resigned(honest: Any, **changes: Any) -> bytes:
         ("counts", {"max_tokens": 6}),
         ("counts", {"cached_tokens": 6}),
         ("counts", {"migrations": -1}),
+        ("counts", {"migrations": 0}),
+        ("counts", {"migrations": 2}),
         ("counts", {"prompt_tokens": -1, "cached_tokens": -2}),
         ("segments", {"output_ids": 8, "silent_ids": 2}),
         ("segments", {"head": "d" * 64}),
@@ -256,6 +259,8 @@ def resigned(honest: Any, **changes: Any) -> bytes:
         ("format", {"id": "rcpt_x"}),
         ("format", {"route": "elsewhere"}),
         ("format", {"asset_class": "play"}),
+        ("format", {"finish_reason": "because"}),
+        ("format", {"finish_reason": ""}),
     ],
 )
 def test_a_signature_does_not_make_a_false_word_true(
@@ -301,6 +306,17 @@ def test_a_segment_that_another_node_signed_is_refused(honest: Any) -> None:
     first, second = honest.receipt.segments
     swapped = msgspec.structs.replace(first, node=honest.second.peer)
     assert failed(verify(resigned(honest, segments=(swapped, second)))) == {"segments"}
+
+
+def test_segments_of_another_request_do_not_count_for_this_one(honest: Any) -> None:
+    # Every node was asked the same, signed it, and means another request than this receipt does.
+    other = {"job": "job_" + "7" * 26}
+    assert failed(verify(with_segments(honest, other, other))) == {"segments"}
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "node_lost", "cancelled", "draining"])
+def test_the_reasons_that_an_answer_ends_for_are_known(honest: Any, reason: str) -> None:
+    assert not failed(verify(resigned(honest, finish_reason=reason)))
 
 
 def test_a_segment_is_signed_or_has_a_reason_never_both(honest: Any) -> None:
@@ -371,6 +387,7 @@ def test_evidence_uncovers_a_false_commitment_that_no_segment_repeats(
         "output_ids": 0,
         "completion_tokens": 0,
         "silent_ids": 0,
+        "migrations": 0,
         "cost_micro": "20",
         "head": chain(honest.opening, honest.evidence.prompt_ids, ()).hex(),
     }

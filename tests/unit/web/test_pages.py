@@ -38,7 +38,10 @@ async def get(api: Api, path: str, method: str = "GET", host: bytes = b"localhos
     return sent
 
 
-@pytest.mark.parametrize("path", ["/", "/page.css", "/page.js", "/icon.svg"])
+SCRIPTS = ("page.js", "page-parts.js", "pool.js", "snippets.js")
+
+
+@pytest.mark.parametrize("path", ["/", "/page.css", "/icon.svg", *(f"/{name}" for name in SCRIPTS)])
 async def test_a_page_comes_with_a_policy_that_lets_nothing_else_in(path: str) -> None:
     start, body = await get(Api(), path)
     headers = dict(start["headers"])
@@ -63,16 +66,24 @@ async def test_a_rebound_name_gets_no_page() -> None:
 
 def test_the_page_takes_nothing_from_elsewhere_and_has_nothing_inline() -> None:
     html = (STATIC / "index.html").read_text("utf-8")
-    for name in ("index.html", "page.js", "page.css"):
+    for name in ("index.html", "page.css", *SCRIPTS):
         assert not re.search(r"https?://", (STATIC / name).read_text("utf-8")), name
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=|<script>", html)
 
 
 def test_what_is_unknown_says_so_before_the_script_ran() -> None:
     html = (STATIC / "index.html").read_text("utf-8")
-    for name in ("state", "model", "context", "prompt-price", "completion-price", "node-count"):
+    for name in ("state", "pool", "node-count", "slots", "speed", "model-count", "snippet"):
         assert re.search(rf'id="{name}"[^>]*>unknown<', html), name
-    script = (STATIC / "page.js").read_text("utf-8")
-    assert "innerHTML" not in script
-    for id in re.findall(r'(?:at|put)\("([a-z-]+)"', script):
-        assert f'id="{id}"' in html, id
+    for name in SCRIPTS:
+        script = (STATIC / name).read_text("utf-8")
+        assert not re.search(r"innerHTML|insertAdjacentHTML|document\.write|eval\(", script), name
+        assert len(script.splitlines()) < 300, name
+        for id in re.findall(r'(?:at|put)\("([a-z-]+)"', script):
+            assert f'id="{id}"' in html, id
+
+
+def test_every_script_that_a_script_imports_is_served() -> None:
+    for name in SCRIPTS:
+        script = (STATIC / name).read_text("utf-8")
+        assert set(re.findall(r'from "\./([a-z.-]+)"', script)) <= set(SCRIPTS), name

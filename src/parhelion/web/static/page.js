@@ -1,117 +1,161 @@
-// Draws the page from /health, /v1/models and /v1/nodes. What is not known is shown as unknown.
-"use strict";
+// Draws the page from what pool.js asks the API. What is not known is shown as unknown.
+import { at, badge, element, put } from "./page-parts.js";
+import { isFree, look, priceOf } from "./pool.js";
+import { snippet } from "./snippets.js";
 
 const EVERY_MS = 3000;
-const UNKNOWN = "unknown";
+const STATES = {
+  ready: "a prompt would be served now",
+  waiting: "no prompt is served yet",
+  draining: "it is stopping",
+  unreachable: "the server does not answer",
+};
 
-const at = (id) => document.getElementById(id);
-// textContent only: names come from strangers' machines.
-const put = (id, text) => { at(id).textContent = text ?? UNKNOWN; };
+let seen = { health: null, models: null, nodes: null };
+let chosen = null;
+let language = "curl";
 
-async function fetched(path) {
-  try {
-    const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(EVERY_MS) });
-    const body = await answer.json();
-    return body.error ? null : body;
-  } catch {
-    return null;
+function drawPool({ health, nodes }) {
+  const word = health ? health.status : "unreachable";
+  put("state", word);
+  at("state").className = `pill ${word}`;
+  put("pool", word);
+  put("pool-note", STATES[word] ?? "");
+  at("local").hidden = !(health && health.local);
+  put("node-count", health ? String(health.nodes) : null);
+  put("node-note", health && health.nodes < health.need ? `the pool waits for ${health.need}` : "");
+  const ready = nodes && nodes.filter((node) => node.state === "ready");
+  const sum = (field) => ready.reduce((total, node) => total + node[field], 0);
+  put("slots", ready && ready.length ? `${sum("slots_busy")} of ${sum("slots")}` : ready && "none");
+  const measured = ready && ready.filter((node) => node.tokens_per_s !== null);
+  put("speed", measured && measured.length
+    ? measured.reduce((total, node) => total + node.tokens_per_s, 0).toFixed(1) : null);
+}
+
+function modelCard(model) {
+  const top = element("div", { className: "top" });
+  const how = model.available
+    ? `served now by ${model.nodes} ${model.nodes === 1 ? "node" : "nodes"}` : "not served now";
+  top.append(element("h3", { textContent: model.id }), badge(how, model.available ? "ready" : "none"));
+  const facts = element("dl");
+  for (const [name, value] of [
+    ["1M prompt tokens", priceOf(model, "prompt")],
+    ["1M completion tokens", priceOf(model, "completion")],
+    ["Context", `${model.context_length} tokens`],
+    ["For", model.purpose],
+    ["File, sha256", `${model.digest.slice(0, 12)}…`],
+  ]) {
+    const fact = element("div");
+    fact.append(element("dt", { textContent: name }), element("dd", { textContent: value }));
+    facts.append(fact);
+  }
+  const card = element("li");
+  card.append(top, facts);
+  if (model.demonstration) {
+    card.append(element("p", {
+      className: "quiet",
+      textContent: "A small demonstration model: it shows that everything works, not what large models can do.",
+    }));
+  }
+  return card;
+}
+
+function drawModels({ models }) {
+  put("model-count", models && (models.length ? "" : "The catalogue is empty."));
+  at("model-count").hidden = Boolean(models && models.length);
+  at("models").replaceChildren(...(models ?? []).map((model) => {
+    const card = modelCard(model);
+    if (models.length > 1) {
+      const ask = element("button", { type: "button", textContent: "Show how to ask it" });
+      ask.setAttribute("aria-pressed", String(model.id === picked().id));
+      ask.addEventListener("click", () => { chosen = model.id; draw(); });
+      card.append(ask);
+    }
+    return card;
+  }));
+}
+
+// Which model the example names: the chosen one, else the pool's own, else the first.
+function picked() {
+  const models = seen.models ?? [];
+  const wanted = chosen ?? (seen.health && seen.health.model);
+  return models.find((model) => model.id === wanted) ?? models[0] ?? null;
+}
+
+function drawSnippet() {
+  const model = picked();
+  const named = Boolean(model && seen.models.length > 1);
+  put("snippet", model && snippet(language, model, location.origin, named));
+  at("key-note").textContent = !model ? "" : isFree(model)
+    ? "This model is free here: no key is needed, and any word will do where an SDK insists on one."
+    : "Put your key into PARHELION_KEY first. A LOCAL pool prints one when it starts.";
+  for (const name of ["curl", "python"]) {
+    at(`as-${name}`).setAttribute("aria-pressed", String(name === language));
   }
 }
 
-// "0.000004" a token is "4" a million, by moving the point: no floating point touches a price.
-function perMillion(perToken) {
-  const [whole, part = ""] = perToken.split(".");
-  const digits = part.padEnd(6, "0");
-  const moved = (whole + digits.slice(0, 6)).replace(/^0+(?=\d)/, "");
-  const rest = digits.slice(6).replace(/0+$/, "");
-  return rest ? `${moved}.${rest}` : moved;
+function stateOf(node) {
+  const box = element("span");
+  box.append(badge(node.state, node.state));
+  if (node.reason) box.append(element("span", { className: "quiet", textContent: node.reason }));
+  return box;
 }
 
-function price(pricing, side) {
-  if (!pricing) return UNKNOWN;
-  const text = perMillion(pricing[side]);
-  return text === "0" ? "free" : `${text} ${pricing.asset}`;
-}
-
-function drawHealth(health) {
-  const state = at("state");
-  const word = health ? health.status : "unreachable";
-  state.textContent = word === "waiting" && health.nodes < health.need
-    ? `waiting for ${health.need - health.nodes} of ${health.need} nodes` : word;
-  state.className = `state ${word}`;
-  at("local").hidden = !(health && health.local);
-  put("node-count", health ? String(health.nodes) : null);
-}
-
-function drawModel(model) {
-  put("model", model && model.id);
-  put("context", model && `${model.context_length} tokens`);
-  put("prompt-price", price(model && model.pricing, "prompt"));
-  put("completion-price", price(model && model.pricing, "completion"));
-  at("demonstration").hidden = !(model && model.demonstration);
-  drawCurl(model);
-}
-
-function drawCurl(model) {
-  const free = model && model.pricing
-    && perMillion(model.pricing.prompt) === "0" && perMillion(model.pricing.completion) === "0";
-  const key = free ? "" : "  -H \"Authorization: Bearer $PARHELION_KEY\" \\\n";
-  const body = { messages: [{ role: "user", content: "Name three colours." }], max_tokens: 64 };
-  put("curl", `curl ${location.origin}/v1/chat/completions \\\n${key}`
-    + `  -H "Content-Type: application/json" \\\n  -d '${JSON.stringify(body)}'`);
-  at("key-note").textContent = free
-    ? "This model is free here: no key is needed."
-    : "Put your key into PARHELION_KEY first. The pool's start printed one, if it is LOCAL.";
-}
-
-function drawNodes(nodes) {
-  const rows = (nodes ?? []).map((node) => {
-    const row = document.createElement("tr");
+function drawNodes({ nodes }) {
+  const heads = [...document.querySelectorAll("thead th")].map((head) => head.textContent);
+  at("nodes").replaceChildren(...(nodes ?? []).map((node) => {
+    const row = element("tr", { title: node.peer });
     const cells = [
       node.name,
-      node.reason ? `${node.state}: ${node.reason}` : node.state,
-      node.models.join(", ") || "none",
+      stateOf(node),
       `${node.slots_busy} of ${node.slots}`,
-      node.tokens_per_s === null ? UNKNOWN : node.tokens_per_s.toFixed(1),
+      node.tokens_per_s === null ? "unknown" : node.tokens_per_s.toFixed(1),
       String(node.served),
       String(node.failed),
+      node.models.join(", ") || "none",
       [node.device, node.backend, node.version].filter(Boolean).join(", ") || "nothing",
     ];
-    for (const text of cells) {
-      const cell = document.createElement("td");
-      cell.textContent = text;
-      row.append(cell);
-    }
-    row.title = node.peer;
+    cells.forEach((cell, index) => {
+      const box = element("td");
+      box.dataset.label = heads[index];
+      box.append(cell);
+      row.append(box);
+    });
     return row;
-  });
-  at("nodes").replaceChildren(...rows);
-  at("no-nodes").hidden = !(nodes && nodes.length === 0);
+  }));
+  document.querySelector("table").hidden = !(nodes && nodes.length);
+  at("no-nodes").hidden = Boolean(nodes && nodes.length);
+  put("no-nodes", nodes
+    && "No node is connected. The pool's start printed the command that joins one.");
 }
 
-async function draw() {
-  const [health, models, nodes] = await Promise.all(
-    ["/health", "/v1/models", "/v1/nodes"].map(fetched),
-  );
-  const known = models ? models.data : [];
-  drawHealth(health);
-  drawModel(known.find((model) => health && model.id === health.model) ?? known[0] ?? null);
-  drawNodes(nodes ? nodes.data : null);
-  put("seen", health ? `as of ${new Date().toLocaleTimeString()}` : "the server does not answer");
+function draw() {
+  drawPool(seen);
+  drawModels(seen);
+  drawSnippet();
+  drawNodes(seen);
 }
 
 async function keepDrawing() {
-  await draw();
+  seen = await look(EVERY_MS);
+  draw();
+  put("seen", seen.health ? `as of ${new Date().toLocaleTimeString()}` : "the server does not answer");
   setTimeout(keepDrawing, document.hidden ? EVERY_MS * 5 : EVERY_MS);
 }
 
 at("copy").addEventListener("click", async () => {
   try {
-    await navigator.clipboard.writeText(at("curl").textContent);
-    put("copied", "copied");
+    await navigator.clipboard.writeText(at("snippet").textContent);
+    put("copy", "Copied");
   } catch {
-    put("copied", "select the text and copy it");
+    // Browsers keep the clipboard to secure pages; the text is selected, a key away.
+    getSelection().selectAllChildren(at("snippet"));
+    put("copy", "Selected");
   }
+  setTimeout(() => put("copy", "Copy"), 2000);
 });
+for (const name of ["curl", "python"]) {
+  at(`as-${name}`).addEventListener("click", () => { language = name; drawSnippet(); });
+}
 
 keepDrawing();

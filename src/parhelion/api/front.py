@@ -1,0 +1,72 @@
+"""What a browser gets at `/` and `/docs` of the API's port: a short answer with the right links.
+
+API clients, which do not ask for HTML, get the 404 of any path where there is nothing.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from litestar.types import Receive, Scope, Send
+
+from parhelion.api.guard import host_name
+from parhelion.api.wire import Header, Reply, Visit, visit_of
+from parhelion.config import LOOPBACK
+
+PATHS = frozenset({"/", "/docs"})
+
+HEADERS: tuple[Header, ...] = (
+    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-cache"),
+    (b"vary", b"accept"),
+)
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Parhelion API</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark"></head>
+<body>
+<h1>Parhelion: the API</h1>
+<p>This port answers programs. {web}</p>
+<ul>
+<li><a href="/schema">/schema</a>: every route, as OpenAPI 3.1 (JSON)</li>
+<li><a href="/v1/models">/v1/models</a>: models, prices, and whether they are served now</li>
+<li><a href="/v1/nodes">/v1/nodes</a>: who serves</li>
+<li><a href="/health">/health</a>: whether a prompt would be served now</li>
+</ul>
+<p>OpenAI clients take <code>{base}/v1</code> as their base URL. The words of it all are in
+<code>docs/api.md</code> of the source.</p>
+</body></html>
+"""
+
+
+class Front:
+    """The one page; `web_port` and `web_host` are where the real pages are, if anywhere."""
+
+    def __init__(self, web_host: str, web_port: int) -> None:
+        self.web_port = web_port
+        self._web_is_local = web_host in LOOPBACK
+
+    def wants(self, scope: Any) -> bool:
+        """Whether this is a browser that asks for a page where the API has none."""
+        if scope["path"] not in PATHS or scope["method"] != "GET":
+            return False
+        accepted = [value for name, value in scope["headers"] if name == b"accept"]
+        return any(b"text/html" in value.lower() for value in accepted)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the page."""
+        visit = visit_of(scope)
+        netloc = visit.fields.get(b"host", b"localhost").decode("latin-1")
+        page = _PAGE.format(web=self._web(visit), base=escape(f"http://{netloc}", quote=True))
+        await Reply(200, page.encode(), HEADERS, b"text/html; charset=utf-8").write(send, ())
+
+    def _web(self, visit: Visit) -> str:
+        name = host_name(visit.fields.get(b"host", b"localhost"))
+        if not self.web_port or (self._web_is_local and name.strip("[]") not in LOOPBACK):
+            return "The page for people is on the port that the pool's start printed."
+        address = escape(f"http://{name}:{self.web_port}/", quote=True)
+        return f'The page for people is at <a href="{address}">{address}</a>.'

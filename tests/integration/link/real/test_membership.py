@@ -1,0 +1,153 @@
+"""Who is a node of the real pool: revoked, invited, drained, and back after a restart."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parhelion.testing.processes import Running, start_pool
+
+TWIN = "tests/twin"
+TOKENS = 100
+REJOIN_LIMIT_S = 30.0
+"""Backoff waits at most a second or two in so short an absence; the rest is the machine's."""
+
+
+@pytest.mark.usefixtures("unnoticed")
+def test_a_revoked_node_is_dropped_at_once_and_refused_on_return(paid: Any, tmp_path: Path) -> None:
+    log = paid.log()
+    node = paid.node(tmp_path / "node", model=TWIN)
+    peer = node.ready["peer"]
+    victim = paid.say(2000, TWIN)
+    path, reason = f"/v1/nodes/{peer}/revoke", "it lied about its model"
+    assert paid.pool.call("POST", path, {"reason": reason})[0] == 403, "for the admin only"
+    assert peer in paid.states()
+
+    began_s = time.monotonic()
+    assert paid.pool.call("POST", path, {"reason": reason}, key=paid.admin_key)[0] == 200
+    assert peer not in paid.states()
+    assert time.monotonic() - began_s < 0.1 * 5
+    victim.ended()
+    assert victim.error is not None and not victim.is_whole
+    assert node.process.wait(20) == 1, "it does not come back by itself"
+    assert paid.log_of(node).until(event="refused")["cause"] == reason
+    log.until(event="node session ended", node=peer, code="link_refused")
+
+    said = paid.refused_node(tmp_path / "node", model=TWIN)
+    assert "revoked" in said and "hint: " in said
+    assert "revoked" in log.until(event="node refused", node=peer)["event"]
+    assert paid.pool.call("POST", f"/v1/nodes/{peer}/allow", {}, key=paid.admin_key)[0] == 200
+    again = paid.node(tmp_path / "node", model=TWIN)
+    assert again.ready["peer"] == peer
+    assert again.stop() == 0
+
+
+@pytest.mark.usefixtures("unnoticed")
+def test_a_drained_node_finishes_its_answer_and_takes_no_other(paid: Any, tmp_path: Path) -> None:
+    node = paid.node(tmp_path / "node", model=TWIN)
+    peer = node.ready["peer"]
+    answer = paid.say(TOKENS, TWIN)
+    node.process.send_signal(signal.SIGTERM)
+    paid.log().until(event="node is draining", node=peer)
+    assert paid.states()[peer] == "draining"
+    body = {"model": TWIN, "prompt": "hello", "max_tokens": 4}
+    assert paid.pool.call("POST", "/v1/completions", body)[0] == 503, "nobody else serves it"
+    assert not answer.is_whole, "all this was in the middle of the answer"
+    answer.ended()
+    assert answer.is_whole and answer.error is None and answer.finish == "length"
+    assert node.process.wait(20) == 0
+    assert peer not in paid.states()
+
+
+class Home:
+    """A pool of this test's own, that may be killed and started again on its port."""
+
+    def __init__(self, data: Path, make: Any, env: dict[str, str] | None = None) -> None:
+        self.data = data
+        self._make = make
+        self._env = env
+        self._port = "0"
+        self.pools: list[Any] = []
+        self.start()
+
+    @property
+    def paid(self) -> Any:
+        return self.pools[-1]
+
+    def start(self) -> None:
+        pool: Running = start_pool(self.data, "--api-port", self._port, env=self._env)
+        self.pools.append(self._make(pool, self.data))
+        self._port = str(self.paid.port)
+
+
+@pytest.fixture
+def home(tmp_path: Path, paid: Any) -> Iterator[Any]:
+    """Makes pools of a test's own."""
+    homes: list[Home] = []
+
+    def make(env: dict[str, str] | None = None) -> Home:
+        homes.append(Home(tmp_path / "home", type(paid), env))
+        return homes[-1]
+
+    yield make
+    for one in homes:
+        for pool in one.pools:
+            pool.close()
+
+
+def test_by_invite_a_node_joins_with_the_printed_command_and_is_remembered(
+    home: Any, tmp_path: Path
+) -> None:
+    pool = home({"PARHELION_NODES_ADMIT": "invite"}).paid
+    printed = pool.pool.ready["join"]
+    where, mark, invite = printed.partition("#")
+    assert mark and invite
+    log = pool.log()
+    said = pool.refused_node(tmp_path / "node", address=where)
+    assert "by invite" in said and "#INVITE" in said.partition("hint: ")[2]
+    log.until(event="node refused: this pool admits nodes by invite")
+    said = pool.refused_node(tmp_path / "node", address=f"{where}#{'A' * len(invite)}")
+    assert "invite" in said and "hint: " in said
+    assert pool.states() == {}
+
+    node = pool.node(tmp_path / "node", address=printed)
+    pool.answers()
+    assert node.stop() == 0
+    again = pool.node(tmp_path / "node", address=where)
+    assert again.ready == node.ready
+    pool.answers()
+    # Remembered is this key; another one still needs an invite.
+    assert "by invite" in pool.refused_node(tmp_path / "other", address=where)
+    logged = pool.pool.log.read_text() + again.log.read_text()
+    assert invite not in logged, "an invite is a secret"
+    assert again.stop() == 0
+
+
+@pytest.mark.parametrize("end", ["killed", "stopped"])
+def test_after_a_restart_of_the_coordinator_its_nodes_come_back_by_themselves(
+    home: Any, tmp_path: Path, end: str
+) -> None:
+    own = home()
+    before = own.paid
+    node = before.node(tmp_path / "node")
+    peer, said = node.ready["peer"], before.log_of(node)
+    before.answers()
+    if end == "killed":
+        before.pool.kill()
+    else:
+        assert before.pool.stop() == 0
+    said.until(event="no link to the coordinator")
+    # It keeps knocking, and waits longer each time.
+    said.until(cause="nobody listens")
+    own.start()
+    own.paid.until_ready(peer, REJOIN_LIMIT_S)
+    own.paid.answers()
+    waits = [line["again_in_s"] for line in said.lines() if "again_in_s" in line]
+    assert len(waits) >= 2 and waits[-1] > waits[0] * 0.99
+    assert own.paid.pool.ready["coordinator"] == before.pool.ready["coordinator"]
+    assert node.stop() == 0

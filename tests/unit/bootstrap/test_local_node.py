@@ -1,0 +1,65 @@
+"""The node beside its coordinator is started again whatever stops it from starting."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from parhelion.bootstrap import local_node
+from parhelion.bootstrap.local_node import LocalNode, NodeOrder
+from parhelion.config import Config
+from parhelion.hosts import ChildGone
+
+
+class Obedient:
+    """A child that was started and takes its order."""
+
+    def __init__(self, sent: list[bytes]) -> None:
+        self.ended = asyncio.Event()
+        self._sent = sent
+
+    def send(self, body: bytes) -> None:
+        self._sent.append(body)
+
+    def kill(self) -> None:
+        self.ended.set()
+
+    async def stop(self, grace_s: float) -> None:
+        self.ended.set()
+
+
+class Dying(Obedient):
+    """One that has ended before its order came."""
+
+    def send(self, body: bytes) -> None:
+        raise ChildGone("node", -9, "")
+
+
+async def test_a_node_that_cannot_be_started_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent: list[bytes] = []
+    tries = [OSError(11, "Resource temporarily unavailable"), Dying(sent), RuntimeError("ours")]
+    started = asyncio.Event()
+
+    async def start(*arguments: object, **options: object) -> Obedient:
+        if not tries:
+            started.set()
+            return Obedient(sent)
+        now = tries.pop(0)
+        if isinstance(now, Exception):
+            raise now
+        return now
+
+    monkeypatch.setattr(local_node.Child, "start", start)
+    monkeypatch.setattr(local_node, "backoff_s", lambda failures, jitter: 0.0)
+    node = LocalNode(NodeOrder(config=Config(), models=()))
+    node.send_to("/ip4/127.0.0.1/tcp/1")
+    await node.start()
+    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.sleep(0)
+    assert any(b"/ip4/127.0.0.1/tcp/1" in body for body in sent)
+    logged = [record for record in caplog.records if record.exc_info]
+    assert len(logged) == 3
+    await node.stop()

@@ -1,0 +1,183 @@
+"""A node that beats but does not work: its jobs move, it gets no new ones, and it may recover."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from parhelion.coordinator.progress import LONGEST_STILL_S, Progress, still_limit_s
+from parhelion.link import Cut, Open
+from parhelion.words import Problem, ProblemCode
+
+
+async def pass_time(pool: Any, seconds: int) -> None:
+    """The clock goes on by so many seconds in which every node beats."""
+    for _ in range(seconds):
+        pool.clock.s += 1
+        for node in pool.fakes:
+            node.beat()
+        await asyncio.sleep(0.001)
+        pool.coordinator.registry.sweep(pool.clock.s)
+    await asyncio.sleep(0.001)
+
+
+def state(pool: Any, node: Any) -> tuple[str, str]:
+    (view,) = [view for view in pool.coordinator.nodes() if view.peer == node.peer]
+    return view.state, view.reason or ""
+
+
+async def test_a_job_that_a_beating_node_does_not_begin_is_served_by_another(pool: Any) -> None:
+    dead = await pool.node()
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await dead.job()
+    alive = await pool.node()
+    await pass_time(pool, 5)
+    assert state(pool, dead)[0] == "ready" and not alive.said(Open)
+    await pass_time(pool, 3)
+    assert state(pool, dead)[0] == "failed"
+    assert "no progress" in state(pool, dead)[1]
+    assert dead.said(Cut)[0].job == job.job
+    alive.finish(await alive.job(), [pool.A] * 4)
+    assert (await pool.read(answer))[0] == "aaaa"
+    assert await pool.free_micro(account) == 1000 - 11
+    await pool.assert_settled()
+
+
+async def test_without_another_node_the_client_is_told_and_pays_nothing(pool: Any) -> None:
+    dead = await pool.node()
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    dead.prefill(await dead.job())
+    await pass_time(pool, 8)
+    with pytest.raises(Problem) as caught:
+        await pool.read(answer)
+    assert caught.value.code == ProblemCode.NODE_LOST
+    assert "no progress" in caught.value.message
+    with pytest.raises(Problem) as caught:
+        await pool.serve(secret)
+    assert caught.value.code == ProblemCode.NO_NODE
+    assert await pool.free_micro(account) == 1000
+    await pool.assert_settled()
+
+
+async def test_a_stream_that_stands_still_in_the_middle_ends_with_its_cause(pool: Any) -> None:
+    node = await pool.node()
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    node.step(await node.job(), [pool.A])
+    assert (await anext(answer)).text == "a"
+    await pass_time(pool, 8)
+    with pytest.raises(Problem) as caught:
+        await anext(answer)
+    assert caught.value.code == ProblemCode.NODE_LOST
+    assert await pool.free_micro(account) == 1000 - 5
+    receipt = await pool.receipts.get(answer.receipt, account)
+    assert receipt.segments[0].signature is not None
+    await pool.assert_settled()
+
+
+async def test_steps_and_prefill_reports_are_progress(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret, max_tokens=3)
+    job = await node.job()
+    for prefilled in (1, 2, 3):
+        await pass_time(pool, 5)
+        node.prefill(job, prefilled)
+    for _ in range(2):
+        await pass_time(pool, 5)
+        node.step(job, [pool.A])
+    await pass_time(pool, 5)
+    node.finish(job, [pool.A])
+    assert (await pool.read(answer))[0] == "aaa"
+    assert state(pool, node)[0] == "ready"
+
+
+async def test_the_same_report_again_is_no_progress(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await node.job()
+    for _ in range(9):
+        node.prefill(job, 2)
+        await pass_time(pool, 1)
+    assert state(pool, node)[0] == "failed"
+    await answer.disconnect()
+
+
+async def test_a_prompt_may_wait_for_the_prefill_of_an_older_one(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    answers = [await pool.serve(secret, prompt=(pool.A,) * 40) for _ in range(2)]
+    first, second = await node.job(), await node.job(1)
+    for prefilled in range(1, 30):
+        node.prefill(first, prefilled)
+        await pass_time(pool, 1)
+    assert state(pool, node)[0] == "ready"
+    # The older one has begun to answer: from here on the younger one has to move.
+    for _ in range(3):
+        node.step(first, [pool.A])
+        await pass_time(pool, 1)
+    assert state(pool, node)[0] == "ready"
+    await pass_time(pool, int(LONGEST_STILL_S))
+    assert state(pool, node)[0] == "failed"
+    node.sign(first, 3)
+    node.sign(second, 0)
+    for answer in answers:
+        with pytest.raises(Problem):
+            await pool.read(answer)
+    await pool.assert_settled()
+
+
+async def test_a_failed_node_is_back_after_a_success_or_when_its_engine_is(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    good, bad = [await pool.serve(secret, max_tokens=41) for _ in range(2)]
+    moving = await node.job()
+    await node.job(1)
+    for _ in range(8):
+        node.step(moving, [pool.A] * 5)
+        await pass_time(pool, 1)
+    assert state(pool, node)[0] == "failed"
+    with pytest.raises(Problem):
+        await pool.read(bad)
+    node.finish(moving, [pool.A])
+    await pool.read(good)
+    await pass_time(pool, 1)
+    assert state(pool, node)[0] == "ready"
+    third = await pool.serve(secret)
+    await node.job(2)
+    await pass_time(pool, 8)
+    with pytest.raises(Problem):
+        await pool.read(third)
+    assert state(pool, node)[0] == "failed"
+    node.beat("hung", "no progress for 6.2 s")
+    await asyncio.sleep(0.001)
+    await pass_time(pool, 1)
+    assert state(pool, node)[0] == "ready"
+
+
+async def test_time_in_which_we_did_not_look_is_not_the_nodes_silence(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await node.job()
+    await pass_time(pool, 2)
+    pool.clock.s += 60
+    pool.coordinator.registry.forgive(60.0)
+    pool.coordinator.registry.sweep(pool.clock.s)
+    assert state(pool, node)[0] == "ready"
+    node.finish(job, [pool.A] * 4)
+    await pool.read(answer)
+
+
+def test_a_slow_engine_has_five_of_its_usual_steps_but_not_for_ever() -> None:
+    assert still_limit_s(None, 1) == 6.0
+    assert still_limit_s(100.0, 8) == 6.0
+    assert still_limit_s(0.5, 1) == 10.0
+    assert still_limit_s(0.5, 2) == 20.0
+    assert still_limit_s(0.0001, 1) == LONGEST_STILL_S
+    assert Progress().look({}, 6.0, 1.0) == []

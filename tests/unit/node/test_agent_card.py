@@ -1,0 +1,33 @@
+"""What a node says that it offers: for each model what its own engine has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from parhelion.identity import NodeKey
+from parhelion.link import parse_address
+from parhelion.node import Agent
+from parhelion.words import ServedModel
+
+
+def test_each_model_is_offered_with_the_slots_and_memory_of_its_own_engine(
+    scripted: type[Any], key: NodeKey, clock: Any
+) -> None:
+    small, large = scripted(slots=1, digest="5" * 64), scripted(slots=4, digest="1" * 64)
+    small.card = msgspec.structs.replace(small.card, kv_tokens=200, context=300)
+    agent = Agent(
+        key,
+        parse_address("127.0.0.1:1"),
+        {"5" * 64: small, "1" * 64: large},
+        name="two",
+        clock=clock,
+        on_state=lambda _state: None,
+    )
+    card = agent._card()
+    assert card.models == (
+        ServedModel(digest="5" * 64, context=300, slots=1, kv_tokens=200),
+        ServedModel(digest="1" * 64, context=500, slots=4, kv_tokens=1000),
+    )
+    assert (card.slots, card.kv_tokens) == (5, 1200)
