@@ -19,6 +19,9 @@ TOKENS = 160
 SKIP = 24
 """The first tokens of a stream fall into the others' prefill: not timed, on either side."""
 
+BARE_PROMPT = 48 + SKIP
+"""The bare streams begin with as many ids in the KV cache as ours have when their timing begins."""
+
 
 def measure(folder: Path, quick: bool) -> list[Row]:
     """Throughput, prefix reuse and the engine's own rows."""
@@ -54,7 +57,8 @@ def _bare() -> float:
     run = subprocess.run(
         [
             *(sys.executable, "-m", "bench.decode_loop", str(packaged_model())),
-            *("--streams", str(STREAMS), "--tokens", str(TOKENS - SKIP), "--prompt", "40"),
+            *("--streams", str(STREAMS), "--tokens", str(TOKENS - SKIP)),
+            *("--prompt", str(BARE_PROMPT)),
         ],
         capture_output=True,
         text=True,

@@ -63,6 +63,7 @@ class Limits:
     context: int
     kv_tokens: int
     parked_tokens: int
+    crowded_tokens: int
     n_vocab: int
     step_budget_ms: float
     eog: frozenset[int]
@@ -93,6 +94,7 @@ class Loop:
             decoder,
             kv_tokens=limits.kv_tokens,
             parked_tokens=limits.parked_tokens,
+            crowded_tokens=limits.crowded_tokens,
             sequences=limits.sequences,
             can_rewind=limits.can_rewind,
         )
@@ -108,6 +110,10 @@ class Loop:
                 continue  # All that has arrived is heard before the next step.
             except queue.Empty:
                 self.step()
+
+    def kept_tokens(self) -> int:
+        """Ids of finished sequences that are kept for reuse."""
+        return self._memory.parked_tokens()
 
     @property
     def idle(self) -> bool:

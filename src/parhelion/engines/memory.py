@@ -30,10 +30,15 @@ class Cells(Protocol):
         ...
 
 
+CROWD_STREAMS = 4
+"""Beside more streams than this, what kept prefixes cost every step outweighs what they save."""
+
+
 class KvMemory:
     """Seats work in sequences, within `kv_tokens` ids over all of them.
 
-    At most `parked_tokens` are kept for reuse, and the latest sequence however long it is.
+    At most `parked_tokens` are kept for reuse, `crowded_tokens` of them while more than
+    CROWD_STREAMS run, and the latest sequence however long it is.
     """
 
     def __init__(
@@ -42,11 +47,13 @@ class KvMemory:
         *,
         kv_tokens: int,
         parked_tokens: int,
+        crowded_tokens: int,
         sequences: int,
         can_rewind: bool,
     ) -> None:
         self._cells = cells
         self._parked_limit = parked_tokens
+        self._crowded_limit = crowded_tokens
         self._kv_tokens = kv_tokens
         self._can_rewind = can_rewind
         self._free = list(range(sequences - 1, -1, -1))
@@ -71,6 +78,7 @@ class KvMemory:
             if reuse is not None and not reuse.take_over:
                 self._copy(work, reuse)
         self._running[work.seq] = work
+        self._trim()
         return True
 
     def release(self, work: Work) -> None:
@@ -79,8 +87,7 @@ class KvMemory:
         if work.scope and self._can_rewind and work.fed >= SHORTEST_REUSE:
             held = Held(work.seq, work.scope, work.held().copy(), parked=True)
             self._parked[work.seq] = held
-            while len(self._parked) > 1 and self.parked_tokens() > self._parked_limit:
-                self._forget(self._parked.popitem(last=False)[0])
+            self._trim()
             return
         self._forget(work.seq)
 
@@ -92,6 +99,13 @@ class KvMemory:
     def parked_tokens(self) -> int:
         """Ids kept for reuse."""
         return sum(len(held.ids) for held in self._parked.values())
+
+    def _trim(self) -> None:
+        """Keep what may be kept beside so many streams, the latest in any case."""
+        crowded = len(self._running) > CROWD_STREAMS
+        limit = self._crowded_limit if crowded else self._parked_limit
+        while len(self._parked) > 1 and self.parked_tokens() > limit:
+            self._forget(self._parked.popitem(last=False)[0])
 
     def _find(self, work: Work) -> Reuse | None:
         if not work.scope or not self._can_rewind:

@@ -34,6 +34,7 @@ class Bench:
             context=min(1000, kv_tokens),
             kv_tokens=kv_tokens,
             parked_tokens=500,
+            crowded_tokens=100,
             n_vocab=fake.VOCABULARY,
             step_budget_ms=80.0,
             eog=frozenset({0}),
@@ -274,3 +275,14 @@ def test_a_score_beside_full_slots_disturbs_nobody() -> None:
 def test_messages_survive_the_wire() -> None:
     message = Run(job=job("j", [1, 2], 3))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=Run) == message
+
+
+def test_beside_a_crowd_only_the_latest_prefix_is_kept() -> None:
+    bench = Bench(slots=8, kv_tokens=4000)
+    for i in range(4):
+        bench.run(job(f"kept{i}", [9 + i] * 100, 2, scope=f"s{i}"))
+    assert bench.loop.kept_tokens() == 4 * 101, "few streams: all of them"
+    bench.run(*(job(f"crowd{i}", [i + 1] * 5, 30) for i in range(6)))
+    assert bench.loop.kept_tokens() == 101
+    bench.run(job("again", [12] * 100 + [3], 2, scope="s3"))
+    assert bench.steps("again")[-1].cached == 100
