@@ -274,7 +274,10 @@ class EngineHost:
                 self._tell("hung", hung)
                 self._child.kill()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._gone.wait(), WATCH_S)
+                # Not wait_for: before Python 3.12 it swallows a cancellation that comes together
+                # with the event, and a keeper that cannot be cancelled keeps for ever.
+                async with asyncio.timeout(WATCH_S):
+                    await self._gone.wait()
         self._liveness = Liveness()
         if not hung:
             self._tell("crashed", self._last_words or "the host process ended")

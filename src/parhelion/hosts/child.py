@@ -20,6 +20,9 @@ STDERR_KEPT_LINES = 50
 STDERR_LINE_LIMIT_BYTES = 64 * 1024
 """A native library may print a long line; past this the reader drops it rather than fail."""
 
+KILLED_WAIT_S = 5.0
+"""A killed process is gone in milliseconds; its reader tells within a second of that."""
+
 log = logging.getLogger("parhelion.hosts")
 
 
@@ -99,20 +102,38 @@ class Child:
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-        try:
-            await asyncio.wait_for(self.ended.wait(), grace_s)
-        except TimeoutError:
+        if not await self._has_ended(grace_s):
             self.kill()
-            await self.ended.wait()
+            # Bounded: where the loop is ending, the reader that would tell is cancelled already.
+            await self._has_ended(KILLED_WAIT_S)
 
     def kill(self) -> None:
         """End the child at once; on_exit follows."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
+    async def _has_ended(self, wait_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self.ended.wait()
+        return self.ended.is_set()
+
     async def _read_frames(
         self, on_frame: Callable[[bytes], None], on_exit: Callable[[ChildGone], None]
     ) -> None:
+        try:
+            await self._hear(on_frame)
+            await self._process.wait()
+            await asyncio.wait([self._tasks[0]], timeout=1.0)
+        except asyncio.CancelledError:
+            # The loop is ending: nobody reads any more, and nobody may wait for this child.
+            self.kill()
+            raise
+        finally:
+            self.ended.set()
+        on_exit(self._gone())
+
+    async def _hear(self, on_frame: Callable[[bytes], None]) -> None:
         stdout = self._process.stdout
         assert stdout is not None
         try:
@@ -129,10 +150,6 @@ class Child:
             # A frame we cannot read means a broken child: end it, and let its exit be the event.
             log.exception("unreadable frame", extra={"child": self.name})
             self.kill()
-        await self._process.wait()
-        await asyncio.wait([self._tasks[0]], timeout=1.0)
-        self.ended.set()
-        on_exit(self._gone())
 
     async def _read_stderr(self) -> None:
         stderr = self._process.stderr

@@ -246,7 +246,8 @@ class Agent:
 
     async def _pause(self, wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await self._wake.wait()
 
     def _become_draining(self, reason: str) -> None:
         self._become(

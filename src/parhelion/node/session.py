@@ -154,7 +154,9 @@ class Session:
                 )
             )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._beat_now.wait(), self._heartbeat_s)
+                # Not wait_for: before Python 3.12 it can swallow a cancellation.
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self._beat_now.wait()
             self._beat_now.clear()
 
     async def _leave(self, reason: str, deadline_s: float) -> None:

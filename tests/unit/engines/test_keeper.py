@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from parhelion.config import EngineConfig
 from parhelion.engines import EngineEvent, EngineHost
 from parhelion.words import Problem, ProblemCode
@@ -46,3 +48,18 @@ async def test_a_host_that_cannot_be_started_for_any_reason_is_tried_again() -> 
     assert "Too many open files" in reasons[1]
     assert "it did not start" in reasons[2]
     await host.stop()
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_host_is_stopped_also_in_the_moment_of_its_end(turns: int) -> None:
+    Stumbling.errors = []
+    config = EngineConfig()
+    host = await Stumbling.start(Path("no-such-file"), "d" * 64, config, lambda event: None)
+    await asyncio.sleep(0.01)
+    host._gone.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    stopping = asyncio.create_task(host.stop())
+    done, _pending = await asyncio.wait([stopping], timeout=3)
+    stopping.cancel()
+    assert done

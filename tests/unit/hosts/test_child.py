@@ -82,6 +82,13 @@ async def test_a_child_that_does_not_end_on_a_closed_pipe_is_killed(tmp_path: Pa
     assert (await heard.gone).returncode == -signal.SIGKILL
 
 
+async def test_a_child_whose_readers_were_cancelled_can_still_be_stopped(tmp_path: Path) -> None:
+    child, _heard = await start(tmp_path)
+    for task in child._tasks:
+        task.cancel()
+    await asyncio.wait_for(child.stop(grace_s=0.1), 10)
+
+
 def test_waits_double_up_to_a_cap_and_are_spread() -> None:
     waits = [backoff_s(failures, 0.999) for failures in range(40)]
     assert waits == sorted(waits)
