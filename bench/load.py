@@ -12,13 +12,14 @@ import psutil
 
 
 class Load(NamedTuple):
-    """What a run of requests saw: seconds, counts, and the times to the first token."""
+    """What a run of requests saw: seconds, counts, times to the first token and after it."""
 
     wall_s: float
     requests: int
     tokens: int
     first_token_s: tuple[float, ...]
     finish_s: tuple[float, ...]
+    stream_s: tuple[float, ...]
     failed: int
 
     @property
@@ -37,6 +38,7 @@ async def drive(
     left = iter(range(requests))
     first: list[float] = []
     finish: list[float] = []
+    streamed: list[float] = []
     counts = {"tokens": 0, "failed": 0}
     headers = {"authorization": f"Bearer {key}"} if key else {}
 
@@ -51,7 +53,7 @@ async def drive(
                 await answer.read()
                 counts["tokens"] += 1
             else:
-                await _read_stream(answer, started_s, first, counts)
+                streamed.append(await _read_stream(answer, started_s, first, counts))
         finish.append(time.perf_counter() - started_s)
 
     async def worker(session: aiohttp.ClientSession) -> None:
@@ -66,14 +68,21 @@ async def drive(
         await asyncio.gather(*(worker(session) for _ in range(concurrent)))
         wall_s = time.perf_counter() - began_s
     return Load(
-        wall_s, len(finish), counts["tokens"], tuple(first), tuple(finish), counts["failed"]
+        wall_s,
+        len(finish),
+        counts["tokens"],
+        tuple(first),
+        tuple(finish),
+        tuple(streamed),
+        counts["failed"],
     )
 
 
 async def _read_stream(
     answer: aiohttp.ClientResponse, started_s: float, first: list[float], counts: dict[str, int]
-) -> None:
-    is_first = True
+) -> float:
+    """Read one stream to its end; the seconds from its first token on."""
+    is_first, first_s = True, 0.0
     tail = b""
     async for part in answer.content.iter_any():
         data = tail + part
@@ -81,7 +90,8 @@ async def _read_stream(
         found = data.count(b'"content":"') + data.count(b'"content": "')
         empty = data.count(b'"content":""')
         if found - empty > 0 and is_first:
-            first.append(time.perf_counter() - started_s)
+            first_s = time.perf_counter() - started_s
+            first.append(first_s)
             is_first = False
         counts["tokens"] += found - empty
         cut = data.rfind(b"\n\n")
@@ -89,6 +99,7 @@ async def _read_stream(
         rest = data[cut + 2 :] if cut >= 0 else data
         counts["tokens"] -= rest.count(b'"content":"') + rest.count(b'"content": "')
         tail = rest
+    return time.perf_counter() - started_s - first_s
 
 
 def cpu_s(pids: Sequence[int]) -> float:
