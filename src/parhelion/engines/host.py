@@ -49,8 +49,9 @@ PARKED_TOKENS_CPU = 2048
 longer on a CPU (53 -> 57 ms), 16,384 would add half of it. On a GPU they cost little."""
 
 CROWDED_TOKENS_CPU = 256
-"""Beside many streams a CPU keeps next to none: 8 streams ran at 0.94 of the bare loop without
-kept prefixes and at 0.87 with 2,048 ids of them."""
+"""Beside many streams a CPU keeps next to none: 8 streams ran at 0.95 of the bare loop, with 2,048
+kept ids at 0.87. The price: freed cells are refilled out of order, which moves last bits of logits
+(13 of 64 texts differed from those made alone, instead of none; docs/benchmarks.md)."""
 
 CALIBRATION_IDS = 16
 """Enough rows to tell the cost of one more."""
