@@ -18,10 +18,15 @@ BODY_LIMIT_BYTES = 4096
 
 @pytest.fixture
 def narrow(pools: Any) -> Running:
-    """A pool that takes one request a second of a key beyond a burst of eight, and short bodies."""
+    """A pool that takes one request a second of a key beyond a burst of eight, and short bodies.
+
+    Its addresses refill at once: every request counts on its address too, and nine of them within
+    a tenth of a second, as a fast machine sends them, would be over that limit first.
+    """
     settings = {
         "LIMITS_BURST": BURST,
         "LIMITS_REQUESTS_PER_MINUTE_KEY": 60,
+        "LIMITS_REQUESTS_PER_MINUTE_ADDRESS": 600_000,
         "API_MAX_BODY_BYTES": BODY_LIMIT_BYTES,
     }
     return pools.start({f"PARHELION_{name}": str(value) for name, value in settings.items()})
