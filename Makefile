@@ -16,6 +16,15 @@ NODE_CLIENTS   = tests/acceptance/clients/node
 NPM            = $(shell command -v npm 2>/dev/null)
 CLIENT_STAMPS += $(if $(NPM),$(NODE_CLIENTS)/node_modules/.done)
 
+# An environment whose Python is gone (an upgrade took it), or that was made elsewhere (the clone was
+# moved), cannot be used: it is made again, and everything in it.
+SOUND = $(shell $(BIN)/python -c '' 2>/dev/null && \
+  { [ ! -e $(VENV)/made-at ] || [ "`cat $(VENV)/made-at`" = "`pwd -P`" ]; } && echo yes)
+
+# A step that was interrupted may have left half a package, which pip takes for a whole one.
+BEGIN = again=; if [ -e $@.begun ]; then again=--force-reinstall; fi; : >$@.begun;
+END   = rm -f $@.begun; touch $@
+
 .PHONY: help install up test test-all lint bench lock clean
 .DEFAULT_GOAL := help
 
@@ -26,7 +35,7 @@ help: ## List what there is to do
 	  while IFS='	' read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
 	@echo
 	@echo "  ARGS='--data DIR --api-port 3101' is passed on by up, test and bench; PYTHON=... chooses"
-	@echo "  the interpreter (3.11 to 3.13)."
+	@echo "  the interpreter (3.11 to 3.13) of a new .venv."
 
 install: $(STAMPS)/package $(STAMPS)/model $(STAMPS)/engine ## Set up .venv, model and engine (once: 3 to 5 minutes)
 
@@ -65,7 +74,8 @@ clean: ## Remove what the steps above made here (not your data, not the user's c
 
 # --- steps ----------------------------------------------------------------------------------
 
-$(STAMPS)/venv: requirements/pip.txt
+.PHONY: unsound
+$(STAMPS)/venv: requirements/pip.txt $(if $(SOUND),,unsound)
 	@PYTHON="$(PYTHON)" sh scripts/make-venv $(VENV)
 	@echo "setup: pip"
 	@$(PIP) $(LOCKED) -r requirements/pip.txt
@@ -73,8 +83,8 @@ $(STAMPS)/venv: requirements/pip.txt
 
 $(STAMPS)/dependencies: $(STAMPS)/venv requirements/run.txt requirements/build.txt
 	@echo "setup: pinned dependencies (about a minute)"
-	@$(PIP) $(LOCKED) -r requirements/run.txt -r requirements/build.txt
-	@touch $@
+	@$(BEGIN) $(PIP) $(LOCKED) $$again -r requirements/run.txt -r requirements/build.txt
+	@$(END)
 
 $(STAMPS)/package: $(STAMPS)/dependencies pyproject.toml
 	@echo "setup: parhelion"
@@ -92,16 +102,16 @@ $(STAMPS)/engine: $(STAMPS)/package $(STAMPS)/model $(ENGINE_SOURCES)
 
 $(STAMPS)/dev: $(STAMPS)/dependencies requirements/dev.txt
 	@echo "setup: what tests need (about half a minute)"
-	@$(PIP) $(LOCKED) -r requirements/dev.txt
-	@touch $@
+	@$(BEGIN) $(PIP) $(LOCKED) $$again -r requirements/dev.txt
+	@$(END)
 
 # Client libraries live in environments of their own: they pin each other's dependencies.
 .venv-clients-%/done: requirements/clients-%.txt $(STAMPS)/venv
 	@echo "setup: client libraries ($*)"
 	@PYTHON="$(PYTHON)" sh scripts/make-venv .venv-clients-$*
 	@.venv-clients-$*/bin/python -m pip --disable-pip-version-check --no-input -qq $(LOCKED) -r requirements/pip.txt
-	@.venv-clients-$*/bin/python -m pip --disable-pip-version-check --no-input -qq $(LOCKED) -r requirements/clients-$*.txt
-	@touch $@
+	@$(BEGIN) .venv-clients-$*/bin/python -m pip --disable-pip-version-check --no-input -qq $(LOCKED) $$again -r requirements/clients-$*.txt
+	@$(END)
 
 $(NODE_CLIENTS)/node_modules/.done: $(NODE_CLIENTS)/package-lock.json
 	@echo "setup: client libraries (node)"

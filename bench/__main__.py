@@ -16,13 +16,14 @@ from pathlib import Path
 
 import psutil
 
-from bench import rows_engine, rows_ledger, rows_relay
+from bench import rows_batching, rows_engine, rows_ledger, rows_relay
 from bench.rows import Row
 
 GROUPS: dict[str, Callable[[Path, bool], list[Row]]] = {
     "ledger": rows_ledger.measure,
     "relay": rows_relay.measure,
     "engine": rows_engine.measure,
+    "batching": rows_batching.measure,
 }
 
 

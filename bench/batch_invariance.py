@@ -1,13 +1,12 @@
 """How often the same seed gives another text in a batch of 8 than alone, and where it parts.
 
-Why it can: attention sums over a sequence's KV cells in the order in which they lie. When cells
-are freed they are filled next, so a running sequence's later ids may lie before its earlier ones;
-the sums then differ in their last bits, which a 4-bit model with 8-bit activations amplifies. A
-finished job under a cache scope frees nothing until the memory is full; without one it frees its
-cells at once (`--unscoped`: the worst case). Batch size and chunk size alone change no bit on a
-CPU (below 64 rows a step).
+Always 8 run: whenever one has ended the next begins, so cells become free beside running streams,
+which is what can move last bits (engines/cells.py says how, and what is done about it). Every
+other job has a cache scope, so kept prefixes come and go too. Batch size and chunk size change no
+bit on a CPU below 64 rows a step. With more than one thread a step of one row does: from 512 cells
+on llama.cpp then splits it by cells, one part a thread.
 
-`python -m bench.batch_invariance MODEL --count 200 --tokens 16`. Every generation is also scored.
+`python -m bench.batch_invariance MODEL` makes 200 texts; `--scored` of them are audited too.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import llama_cpp
 import msgspec
@@ -70,33 +70,53 @@ def chat(text: str) -> str:
     return f"<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
 
 
-async def run(options: argparse.Namespace) -> None:
-    """Count, and print what was found."""
-    engine = await EngineHost.start(options.model, DIGEST, EngineConfig(), lambda event: None)
-    jobs = [
-        job(f"b{n}", ids, options.tokens, scope="" if options.unscoped else f"account-{n}")
-        for n, ids in enumerate(prompts(options.model, options.count, options.first))
+class Found(NamedTuple):
+    """Of so many texts, where those part that differ; and what an audit says of `ids` ids."""
+
+    texts: int
+    partings: tuple[int, ...]
+    ids: int
+    mismatches: int
+
+
+def jobs_of(path: Path, count: int, first: int, tokens: int) -> list[Job]:
+    """Jobs of a quarter to the whole of `tokens`, every other one under a cache scope."""
+    return [
+        job(f"b{n}", ids, max(1, tokens * (1 + n % 4) // 4), scope=f"account-{n % 6}" * (n % 2))
+        for n, ids in enumerate(prompts(path, count, first))
     ]
+
+
+async def compare(engine: EngineHost, jobs: Sequence[Job], scored: int) -> Found:
+    """Make each text alone and in a batch of 8, and audit the first `scored` of the latter."""
+    seats = asyncio.Semaphore(BATCH)
+
+    async def seated(one: Job) -> list[int]:
+        async with seats:
+            return await ids_of(engine, one)
+
     alone = [await ids_of(engine, msgspec.structs.replace(one, cache_scope="")) for one in jobs]
-    together: list[list[int]] = []
-    for batch in chunks(jobs):
-        together += await asyncio.gather(*(ids_of(engine, one) for one in batch))
+    together = await asyncio.gather(*map(seated, jobs))
     partings = [
         at for a, b in zip(alone, together, strict=True) if (at := parting(a, b)) is not None
     ]
-    print(f"{len(partings)} of {len(jobs)} texts differ; they part at {sorted(partings)}")
-    scored = ids = 0
-    for one, output in list(zip(jobs, together, strict=True))[: options.scored]:
+    ids = mismatches = 0
+    for one, output in list(zip(jobs, together, strict=True))[:scored]:
         found = await engine.score(one.prompt_ids, output, one.params, one.seed)
-        scored += len(found)
+        mismatches += len(found)
         ids += len(output)
-    print(f"score: {scored} mismatches in {ids} ids of honest output")
+    return Found(len(jobs), tuple(sorted(partings)), ids, mismatches)
+
+
+async def run(options: argparse.Namespace) -> None:
+    """Count, and print what was found."""
+    config = EngineConfig(threads=options.threads)
+    engine = await EngineHost.start(options.model, DIGEST, config, lambda event: None)
+    jobs = jobs_of(options.model, options.count, options.first, options.tokens)
+    found = await compare(engine, jobs, options.scored)
+    print(f"{len(found.partings)} of {found.texts} texts differ; they part at {found.partings}")
+    print(f"score: {found.mismatches} mismatches in {found.ids} ids of honest output")
     await engine.stop()
-
-
-def chunks(jobs: Sequence[Job]) -> list[Sequence[Job]]:
-    """Batches of BATCH (itertools.batched is newer than Python 3.11)."""
-    return [jobs[i : i + BATCH] for i in range(0, len(jobs), BATCH)]
 
 
 def main() -> None:
@@ -105,9 +125,9 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--tokens", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--scored", type=int, default=40)
-    parser.add_argument("--unscoped", action="store_true")
+    parser.add_argument("--threads", type=int, default=0)
     asyncio.run(run(parser.parse_args()))
 
 

@@ -12,6 +12,7 @@ import itertools
 import statistics
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.decode_loop import Bare, measure, sample_prompts
 from parhelion.config import EngineConfig
@@ -78,27 +79,56 @@ async def shared_prefix(engine: EngineHost, number: int) -> float:
     return waits[1] / waits[0]
 
 
-async def prefill_gaps(engine: EngineHost, prompt: int, streams: int = 2) -> tuple[float, ...]:
-    """Of running streams: normal p95 of the gaps; p95 and largest during a long prefill; in ms."""
+class Gaps(NamedTuple):
+    """Of running streams beside one long prefill: gaps between their ids, and how long it took."""
+
+    normal_p95_ms: float
+    during_p95_ms: float
+    largest_ms: float
+    prefill_s: float
+
+    @property
+    def ratio(self) -> float:
+        return self.during_p95_ms / self.normal_p95_ms
+
+
+numbers = itertools.count()
+"""A job that was left may still be running for a step when the next one begins."""
+
+NORMAL_S = 5.0
+"""Before and after the prefill the streams run so long by themselves: the machine may change."""
+
+
+async def prefill_gaps(engine: EngineHost, prompt: int, streams: int = 2) -> Gaps:
+    """Gaps of `streams` running streams, by themselves and during the whole of a long prefill."""
     enough = asyncio.Event()
     runs = [
-        asyncio.create_task(stamps(engine, job(f"g{i}", ids, 3000, scope=""), enough))
-        for i, ids in enumerate(sample_prompts(streams, 32))
+        asyncio.create_task(stamps(engine, job(f"g{next(numbers)}", ids, 3000, scope=""), enough))
+        for ids in sample_prompts(streams, 32)
     ]
-    await asyncio.sleep(4.0)
+    await asyncio.sleep(NORMAL_S)
     began = time.perf_counter()
-    await stamps(engine, job("long", sample_prompts(60, prompt)[-1], 1, 0.0, ""))
-    ended = time.perf_counter()
+    prefill_s = await prefill_alone(engine, prompt)
+    ended = began + prefill_s
+    await asyncio.sleep(NORMAL_S)
     enough.set()
     normal: list[float] = []
     during: list[float] = []
     for times in await asyncio.gather(*runs):
         for a, b in itertools.pairwise(times[20:]):
-            if b < began:
+            if b < began or a > ended:
                 normal.append((b - a) * 1e3)
             elif began < a and b < ended:
                 during.append((b - a) * 1e3)
-    return p95(normal), p95(during), max(during), ended - began
+    return Gaps(p95(normal), p95(during), max(during), prefill_s)
+
+
+async def prefill_alone(engine: EngineHost, prompt: int) -> float:
+    """Seconds to the first id of a prompt of so many ids that nothing is kept of."""
+    began = time.perf_counter()
+    long = job(f"long{next(numbers)}", sample_prompts(60, prompt)[-1], 1, 0.0, "")
+    times = await stamps(engine, long)
+    return times[0] - began
 
 
 def p95(values: list[float]) -> float:
@@ -121,10 +151,11 @@ async def run(options: argparse.Namespace) -> None:
     if not options.short:
         shares = [await shared_prefix(engine, i) for i in range(3)]
         print(f"shared 1,000 tokens, second / first TTFT: {statistics.median(shares):.3f}")
-        normal, during, largest, took = await prefill_gaps(engine, options.prefill)
+        gaps = await prefill_gaps(engine, options.prefill)
         print(
-            f"{options.prefill}-token prefill ({took:.1f} s): gaps normal p95 {normal:.1f} ms, "
-            f"during p95 {during:.1f} ({during / normal:.2f}x), largest {largest:.1f}"
+            f"{options.prefill}-token prefill ({gaps.prefill_s:.1f} s): gaps normal p95 "
+            f"{gaps.normal_p95_ms:.1f} ms, during p95 {gaps.during_p95_ms:.1f} "
+            f"({gaps.ratio:.2f}x), largest {gaps.largest_ms:.1f}"
         )
     await engine.stop()
     bare.close()

@@ -43,6 +43,13 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
     }
 
 
+def escaped(line: str) -> str:
+    """The line without anything that a terminal would obey: causes and names come from nodes."""
+    if line.isprintable():
+        return line
+    return "".join([char if char.isprintable() else ascii(char)[1:-1] for char in line])
+
+
 class JsonLines(logging.Formatter):
     """`{"at", "level", "room", "event", ...extra}` on one line."""
 
@@ -66,4 +73,7 @@ class TextLines(logging.Formatter):
         said = {name: value for name, value in fields(record).items() if value != ""}
         extra = " ".join(f"{name}={value}" for name, value in said.items())
         text = f"{record.levelname.lower()} {record.name}: {record.getMessage()} {extra}".rstrip()
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        lines = [text]
+        if record.exc_info:
+            lines += self.formatException(record.exc_info).splitlines()
+        return "\n".join(map(escaped, lines))

@@ -133,7 +133,7 @@ class Ask(Record, frozen=True, kw_only=True):
     """What a client asks for, whatever the dialect: exactly one of `messages` and `prompt`.
 
     `prompt` is text, or ids of the model's vocabulary. `max_tokens` None means the model's
-    default. `seed` None means 64 bits from the OS. `model` None means the pool's first model.
+    default. `seed` None means 64 bits from the OS. `model` None means the pool's default.
     `body_hash` (sha256 hex of the canonical body) goes with `idempotency_key`.
     """
 
@@ -152,7 +152,10 @@ class Ask(Record, frozen=True, kw_only=True):
 
 
 class Credentials(Record, frozen=True, kw_only=True):
-    """Who says they pay, as read from the headers; nothing here is checked yet."""
+    """Who says they pay, as read from the headers; nothing here is checked yet.
+
+    `address` is where the request comes from; "" where that is not known (a proxy's is not it).
+    """
 
     bearer: str | None = None
     address: str = ""

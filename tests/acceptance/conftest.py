@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from parhelion.testing.processes import Running, start_up
+from parhelion.testing.processes import Running, start_join, start_run, start_up
 
 
 @pytest.fixture(scope="session")
@@ -15,4 +15,15 @@ def pool(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Ru
     """One running `parhelion up` for all tests that leave it as they found it."""
     running = start_up(tmp_path_factory.mktemp("pool") / "data")
     yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def free_pool(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Running]:
+    """A private pool, rates 0, with one real node: nobody has a key of it."""
+    folder = tmp_path_factory.mktemp("free")
+    running = start_run(folder / "pool", 1)
+    node = start_join(folder / "node", running.api.removeprefix("http://"))
+    yield running
+    assert node.stop() == 0
     assert running.stop() == 0

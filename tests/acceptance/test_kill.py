@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import http.client
+import json
+import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,18 +18,23 @@ import pytest
 from parhelion.bootstrap import SystemClock
 from parhelion.bootstrap.coordinator import MIGRATIONS
 from parhelion.ledger import Ledger, Shares
+from parhelion.proof import verify
 from parhelion.store import Store
 from parhelion.testing.processes import Running, start_up
 from parhelion.words import AssetClass
 
 LONG: dict[str, Any] = {
     "messages": [{"role": "user", "content": "Write a very long story about the sea."}],
-    "max_tokens": 400,
+    "max_tokens": 3000,
     "temperature": 0.7,
     "seed": 5,
     "logit_bias": {"2": -100, "0": -100},
 }
-"""The bias keeps end-of-text away, so that the stream lasts until it is killed."""
+"""The bias keeps end-of-text away, and it is long: on a fast machine too the stream lasts until it
+is killed."""
+
+JOURNAL_S = 0.25
+"""The longest that accepted ids are not journalled (DESIGN 6)."""
 
 RATE_MICRO_PER_TOKEN = 4
 
@@ -75,30 +84,50 @@ def ready_again(pool: Running, deadline_s: float) -> None:
         time.sleep(0.05)
 
 
+def node_of(pool: Running) -> dict[str, Any]:
+    """The pool's one node as it sees it; empty while there is none."""
+    nodes = pool.call("GET", "/v1/nodes")[2]["data"]
+    return nodes[0] if nodes else {}
+
+
 def test_a_killed_engine_ends_the_stream_with_an_error_and_bills_what_was_delivered(
     mortal: Running, tmp_path: Path
 ) -> None:
     before, _held = balance(mortal)
-    pieces, error = 0, None
+    pieces, text, id, error = 0, "", "", None
     for event in mortal.stream("/v1/chat/completions", LONG):
         if "error" in event:
             error = event["error"]
             break
-        pieces += bool(event["choices"] and event["choices"][0]["delta"].get("content"))
-        if pieces == 20:
+        id = event["id"]
+        piece = event["choices"] and event["choices"][0]["delta"].get("content")
+        text, pieces = text + (piece or ""), pieces + bool(piece)
+        if pieces == 20 and piece:
             part(mortal, "parhelion.engines.host").kill()
     assert error is not None, "a stream never ends quietly"
     assert error["code"] in {"engine_failed", "node_lost"}
     after, held = balance(mortal)
     assert held == 0
-    billed_tokens = (before - after) / RATE_MICRO_PER_TOKEN
-    assert pieces <= billed_tokens < 400
+    path = f"/v1/receipts/{id.replace('chatcmpl-', 'rcpt_')}?evidence=1"
+    _status, _headers, opened = mortal.call("GET", path)
+    receipt, evidence = opened["receipt"], opened["evidence"]
+    # The ids are bound to the text, and the text is what came: not one more was billed.
+    assert evidence["text"] == text
+    said = json.dumps(receipt).encode(), json.dumps(evidence).encode()
+    assert {check.state for check in verify(*said, mortal.ready["coordinator"])} == {"ok"}
+    shown_ids = receipt["output_ids"] - receipt["silent_ids"]
+    assert len(evidence["output_ids"]) == receipt["output_ids"]
+    assert pieces <= receipt["completion_tokens"] == shown_ids < LONG["max_tokens"]
+    billed_tokens = receipt["prompt_tokens"] + receipt["completion_tokens"]
+    assert before - after == int(receipt["cost_micro"]) == billed_tokens * RATE_MICRO_PER_TOKEN
 
     ready_again(mortal, 60)
-    status, _headers, answer = mortal.call(
-        "POST", "/v1/chat/completions", {**LONG, "max_tokens": 8}
-    )
+    # The same seed says the same: so many ids are this text, and no shorter one.
+    ask = {**LONG, "max_tokens": receipt["output_ids"]}
+    status, _headers, answer = mortal.call("POST", "/v1/chat/completions", ask)
     assert status == 200, answer
+    assert answer["choices"][0]["message"]["content"] == text
+    assert answer["usage"]["completion_tokens"] == receipt["completion_tokens"]
     assert mortal.stop() == 0
     assert imbalances(tmp_path / "data") == ()
 
@@ -112,35 +141,72 @@ def test_a_killed_tokeniser_host_costs_nobody_a_request(mortal: Running) -> None
 
 
 def test_a_killed_node_is_started_again_and_serves(mortal: Running) -> None:
+    joined_ms = node_of(mortal)["connected_at_ms"]
     part(mortal, "parhelion.bootstrap").kill()
-    time.sleep(0.2)
+    end_s = time.monotonic() + 60
+    while not (node := node_of(mortal)) or node["connected_at_ms"] == joined_ms:
+        assert time.monotonic() < end_s, "the node did not come back"
+        time.sleep(0.05)
     ready_again(mortal, 60)
     assert mortal.call("POST", "/v1/chat/completions", {**LONG, "max_tokens": 4})[0] == 200
+
+
+def hold_row(data: Path) -> dict[str, Any]:
+    """The one hold that cost something, or may, as the database has it."""
+    with contextlib.closing(sqlite3.connect(f"file:{data}/parhelion.db?mode=ro", uri=True)) as file:
+        file.row_factory = sqlite3.Row
+        (row,) = file.execute("SELECT * FROM holds WHERE state = 'held' OR reason = 'restart'")
+        return dict(row)
 
 
 def test_a_killed_coordinator_never_bills_beyond_what_was_delivered(
     mortal: Running, tmp_path: Path
 ) -> None:
     before, _held = balance(mortal)
-    pieces = 0
-    stream = mortal.stream("/v1/chat/completions", LONG)
-    for event in stream:
-        pieces += bool(event["choices"] and event["choices"][0]["delta"].get("content"))
-        if pieces == 40:
-            children = psutil.Process(mortal.process.pid).children(recursive=True)
-            mortal.kill()
-            break
+    text, children, kill_at_s = "", [], 0.0
+    # What went out before the kill is read to its end: that is what was delivered.
+    with contextlib.suppress(http.client.HTTPException, OSError):
+        for event in mortal.stream("/v1/chat/completions", LONG):
+            piece = event["choices"] and event["choices"][0]["delta"].get("content")
+            text += piece or ""
+            kill_at_s = kill_at_s or (time.monotonic() + 2 * JOURNAL_S if piece else 0.0)
+            if kill_at_s and time.monotonic() > kill_at_s and not children:
+                children = psutil.Process(mortal.process.pid).children(recursive=True)
+                mortal.kill()
+    assert children
     _gone, alive = psutil.wait_procs(children, timeout=30)
     assert not alive, "a killed coordinator leaves no process behind"
+    journalled = hold_row(tmp_path / "data")
+    assert (journalled["state"], journalled["cost_micro"]) == ("held", 0)
 
     again = start_up(tmp_path / "data")
     try:
         after, held = balance(again)
-        _status, _headers, history = again.call("GET", "/v1/credits/history")
+        ask = {**LONG, "max_tokens": 1}
+        prompt_tokens = again.call("POST", "/v1/chat/completions", ask)[2]["usage"]["prompt_tokens"]
+        ask["max_tokens"] = journalled["accepted_ids"]
+        assert ask["max_tokens"] > 0, "half a second and more was journalled of the answer"
+        # The same seed says the same: so long is a text of as many ids as were billed.
+        told = again.call("POST", "/v1/chat/completions", ask)[2]["choices"][0]["message"]
+        _status, _headers, explained = again.call(
+            "GET", f"/v1/receipts/{journalled['request'].replace('req_', 'rcpt_')}/explain"
+        )
     finally:
         assert again.stop() == 0
     assert held == 0
-    billed_tokens = (before - after) // RATE_MICRO_PER_TOKEN
-    assert 0 < billed_tokens <= 40 + 60, "the prompt, and no more ids than were sent"
-    assert any(entry["kind"] == "charge" for entry in history["data"])
+    assert text.startswith(told["content"].rstrip("\ufffd")), "no id is billed that was not sent"
+    # Exactly what the journal had when the process died: to the base unit.
+    closed = hold_row(tmp_path / "data")
+    assert (closed["state"], closed["reason"]) == ("posted", "restart")
+    same = ("request", "prompt_tokens", "completion_tokens", "accepted_ids", "amount_micro")
+    assert [closed[name] for name in same] == [journalled[name] for name in same]
+    assert closed["prompt_tokens"] == prompt_tokens
+    billed_tokens = prompt_tokens + journalled["completion_tokens"]
+    assert before - after == closed["cost_micro"] == billed_tokens * RATE_MICRO_PER_TOKEN
+    assert journalled["completion_tokens"] <= journalled["accepted_ids"]
+    # No receipt could be signed, and the one who paid can have it explained all the same.
+    assert explained["receipt"] is None
+    assert explained["proof"].startswith("none: the coordinator could not end this request")
+    assert explained["source"][0].startswith("grant of 10.000000 PRLX.local")
+    assert explained["cost"].endswith("(restart)")
     assert imbalances(tmp_path / "data") == ()

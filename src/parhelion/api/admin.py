@@ -22,12 +22,13 @@ from parhelion.api.shapes import (
     InviteBody,
     KeyBody,
     KeyList,
+    ModelRemoved,
     NewKeyBody,
     NodeDecision,
 )
 from parhelion.api.wire import json_reply, read_body
 from parhelion.config import pool_asset
-from parhelion.identity import KeyView, public_of
+from parhelion.identity import KeyView, Succession, public_of
 from parhelion.ledger import class_of
 from parhelion.models import ID_FORM, Catalogue
 from parhelion.words import ID_ENTROPY_BYTES, AssetClass, Problem, ProblemCode, mint
@@ -42,6 +43,8 @@ ADMIN_BODY_LIMIT_BYTES = 64 * 1024
 
 DIGITS_LIMIT = 15
 """A thousand million whole tokens: the ledger's own largest amount."""
+
+PEER_PATTERN = "^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$"
 
 Micro = Annotated[
     str,
@@ -100,7 +103,7 @@ class NewRate(Closed, frozen=True, kw_only=True):
 
 
 class NewModel(Closed, frozen=True, kw_only=True):
-    """A model file on the coordinator's machine; without rates it costs what the first one does."""
+    """A model file on the coordinator's machine; without rates it costs what the default does."""
 
     id: ModelId
     path: FilePath
@@ -120,6 +123,14 @@ class Revocation(Closed, frozen=True, kw_only=True):
     reason: Annotated[str, Meta(max_length=200)] = "revoked by the operator"
 
 
+class Successor(Closed, frozen=True, kw_only=True):
+    """Who follows the node of the path, in that node's own hand (`parhelion nodes succession`)."""
+
+    new: Annotated[str, form(PEER_PATTERN, "a peer id, 12D3KooW…")]
+    at_ms: Annotated[int, Meta(ge=0, le=2**53 - 1)]
+    signature: Annotated[str, Meta(min_length=1, max_length=128)]
+
+
 class Nothing(Closed, frozen=True, kw_only=True):
     """An empty object: the path says it all."""
 
@@ -132,7 +143,7 @@ class Backup(Closed, frozen=True, kw_only=True):
 
 def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
     """The routes of the admin key."""
-    return [*_key_routes(rooms), *_pool_routes(rooms)]
+    return [*_key_routes(rooms), *_pool_routes(rooms), *_node_routes(rooms)]
 
 
 def _key_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
@@ -174,6 +185,31 @@ def _pool_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         await _set_rates(card.id, [body], rooms)
         return json_reply(model_body(card, rooms.catalogue, Served(rooms.coordinator)))
 
+    # An id may hold slashes, so the rest of the path is the id.
+    @delete("/v1/models/{id:path}", name="models.remove", status_code=200)
+    async def remove_model(scope: Scope) -> ASGIApp:
+        require_admin(scope, rooms)
+        query_of(scope, ())
+        name = path_field(scope, "id").strip("/")
+        if name.endswith(RATES):
+            raise not_a_method()
+        gone = await rooms.catalogue.remove(rooms.catalogue.resolve(name).card.id)
+        return json_reply(ModelRemoved(id=gone.card.id, removed=True))
+
+    @post("/v1/backup", name="backup", status_code=201)
+    async def backup(request: Request[Any, Any, Any]) -> ASGIApp:
+        body = await _body(request, rooms, Backup)
+        target = new_file(body.path)
+        try:
+            await rooms.store.backup(target)
+        except OSError as error:
+            raise _no_path(f"It cannot be written: {error.strerror}.") from error
+        return json_reply(BackupBody(path=str(target), bytes=target.stat().st_size), 201)
+
+    return [add_model, set_rate, remove_model, backup]
+
+
+def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
     @post("/v1/invites", name="invites.create", status_code=201)
     async def invite(request: Request[Any, Any, Any]) -> ASGIApp:
         body = await _body(request, rooms, NewInvite)
@@ -197,17 +233,17 @@ def _pool_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         await rooms.access.allow(peer)
         return json_reply(NodeDecision(peer=peer, state="allowed"))
 
-    @post("/v1/backup", name="backup", status_code=201)
-    async def backup(request: Request[Any, Any, Any]) -> ASGIApp:
-        body = await _body(request, rooms, Backup)
-        target = new_file(body.path)
-        try:
-            await rooms.store.backup(target)
-        except OSError as error:
-            raise _no_path(f"It cannot be written: {error.strerror}.") from error
-        return json_reply(BackupBody(path=str(target), bytes=target.stat().st_size), 201)
+    @post("/v1/nodes/{peer:str}/succeed", name="nodes.succeed", status_code=200)
+    async def succeed_node(request: Request[Any, Any, Any]) -> ASGIApp:
+        body = await _body(request, rooms, Successor)
+        old = _peer(request.scope)
+        await rooms.access.succeed(
+            Succession(old=old, new=body.new, at_ms=body.at_ms, signature=body.signature)
+        )
+        rooms.coordinator.expel(old, "this node's key was succeeded by another")
+        return json_reply(NodeDecision(peer=old, state="succeeded"))
 
-    return [add_model, set_rate, invite, revoke_node, allow_node, backup]
+    return [invite, revoke_node, allow_node, succeed_node]
 
 
 def _peer(scope: Scope) -> str:

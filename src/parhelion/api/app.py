@@ -34,6 +34,10 @@ class Api(Litestar):
     """What answers a POST at these paths. Litestar knows the routes too, for 404, 405 and the
     schema, but its way to a handler costs as much CPU as all that the handler does itself."""
 
+    def page_is_at(self, port: int) -> None:
+        """The port that the pages got, where the settings left it open."""
+        self.front.web_port = self.door.guard.web_port = port
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One HTTP request, one WebSocket, or the lifespan."""
         if scope["type"] == "http":
@@ -84,7 +88,7 @@ def build_app(**joined: Any) -> Api:
     web = rooms.config.web
     app.front = Front(web.host, web.port)
     app.door = Door(
-        Guard(rooms.config.api, web.host),
+        Guard(rooms.config.api, web.host, web.port),
         Limits(rooms.config.limits, rooms.clock),
         rooms.keys,
         rooms.clock,

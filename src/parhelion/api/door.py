@@ -85,11 +85,14 @@ class Door:
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
+        scope[VISIT] = visit  # type: ignore[typeddict-unknown-key]
         self.inside += 1
         try:
             await app(scope, receive, dressed)
         finally:
             self.inside -= 1
+            # The visit's `send` leads back to this scope: a ring for the garbage collector.
+            del scope[VISIT]  # type: ignore[misc, typeddict-item]
 
     def _meet(self, scope: Any, send: Send) -> Visit:
         request = mint("req", self._clock.now_ms(), self._entropy(ID_ENTROPY_BYTES))
@@ -98,12 +101,11 @@ class Door:
         theirs = visit.fields.get(b"x-client-request-id")
         if theirs is not None and len(theirs) <= CLIENT_ID_LIMIT_CHARS and _printable(theirs):
             visit.headers.append((b"x-client-request-id", theirs))
-        scope[VISIT] = visit
         return visit
 
     def _admit(self, visit: Visit, scope: Any) -> Reply | None:
         """None to go on; a reply for a preflight; Problem otherwise."""
-        self.guard.check(visit.fields)
+        self.guard.check(visit.fields, scope["scheme"])
         origin = self.guard.cors(visit.fields)
         if origin is not None:
             visit.headers += [

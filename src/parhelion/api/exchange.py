@@ -11,19 +11,16 @@ from litestar.types import Receive, Scope, Send
 
 from parhelion.api import errors
 from parhelion.api.dialect import Asked, Dialect, Origin
-from parhelion.api.parse import body_hash, invalid
+from parhelion.api.parse import body_hash
 from parhelion.api.stream import EventStream
 from parhelion.api.watch import Watch
 from parhelion.api.wire import NO_STORE, ClientLeft, Header, Reply, Visit, read_body, visit_of
 from parhelion.config import ApiConfig
+from parhelion.payments import check_idempotency_key
 from parhelion.words import Ask, Chunk, Clock, Credentials, Problem, minted_ms
 
 if TYPE_CHECKING:
     from parhelion.coordinator import Coordinator
-
-IDEMPOTENCY_KEY_LIMIT_CHARS = 255
-"""As long as a header of a name may reasonably be; SDKs send 45 characters."""
-
 
 REPLAYED: Header = (b"idempotent-replayed", b"true")
 """The name that Stripe gave it, and that clients of idempotent APIs know."""
@@ -73,16 +70,17 @@ class Exchange:
         except ClientLeft:
             return
         except Exception as error:  # noqa: BLE001 - problem_of logs what it does not know
-            problem = errors.problem_of(error, visit.request)
+            # Kept by no name of ours: an error leads to this frame, and the two would be a ring.
+            refusal = errors.reply(errors.problem_of(error, visit.request))
             # By the door's own `send`, which knows what to do about a body still on its way.
-            await errors.reply(problem).write(send, ())
+            await refusal.write(send, ())
 
     def _read(self, body: bytes, visit: Visit) -> Asked:
         asked = self.dialect.read(body, visit.request)
         changed: dict[str, object] = {"deadline_s": self._config.request_deadline_s}
         key = visit.fields.get(b"idempotency-key")
         if key is not None:
-            changed["idempotency_key"] = _idempotency_key(key)
+            changed["idempotency_key"] = check_idempotency_key(key.decode("latin-1"))
             changed["body_hash"] = body_hash(self.dialect.path, body)
         ask: Ask = msgspec.structs.replace(asked.ask, **changed)
         return Asked(ask, asked.stream, asked.include_usage)
@@ -128,7 +126,7 @@ async def leave(answer: Answer | None, error: BaseException) -> None:
 
 
 def _credentials(visit: Visit) -> Credentials:
-    return Credentials(bearer=visit.bearer, address=visit.address)
+    return Credentials(bearer=visit.bearer, address=visit.known_address)
 
 
 def _origin(asked: Asked, visit: Visit, answer: Answer, dialect: Dialect) -> Origin:
@@ -144,15 +142,3 @@ def _origin(asked: Asked, visit: Visit, answer: Answer, dialect: Dialect) -> Ori
         answer.model,
         asked.include_usage,
     )
-
-
-def _idempotency_key(field: bytes) -> str:
-    key = field.decode("latin-1")
-    if not 1 <= len(key) <= IDEMPOTENCY_KEY_LIMIT_CHARS or not (
-        key.isascii() and key.isprintable()
-    ):
-        raise invalid(
-            "Idempotency-Key",
-            f"expected 1 to {IDEMPOTENCY_KEY_LIMIT_CHARS} printable ASCII characters.",
-        )
-    return key

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 from math import ceil
+from typing import NamedTuple
 
 from parhelion.api.wire import Header
 from parhelion.config import LimitsConfig
+from parhelion.identity import site_of
 from parhelion.words import Clock, Problem, ProblemCode
 
 BUCKETS_LIMIT = 65_536
 """A bucket is 200 bytes; whoever is pushed out starts again with a full one, which is lenient."""
-
-IPV6_SITE_BYTES = 8
-"""One household or server has a whole /64: it counts as one address."""
 
 
 @dataclass(slots=True)
@@ -39,8 +37,7 @@ class Measure:
         return self.per_minute / 60
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """Whether one request passed; what is left; when the next one would; when all is back."""
 
     passed: bool
@@ -99,7 +96,7 @@ class Limits:
         """Take this request's tokens and add the rate headers; Problem RATE_LIMITED."""
         now_s = self._clock.monotonic_s()
         taken, measure, whose = (
-            self._addresses.take(_site(address), now_s),
+            self._addresses.take(site_of(address), now_s),
             self._addresses,
             "address",
         )
@@ -130,12 +127,3 @@ def _rule(measure: Measure) -> str:
         f"{measure.burst} are taken at once, and then {measure.per_minute} a minute "
         f"({measure.per_s:.3g} a second)."
     )
-
-
-def _site(address: str) -> str:
-    if ":" not in address:
-        return address
-    try:
-        return IPv6Address(address.partition("%")[0]).packed[:IPV6_SITE_BYTES].hex()
-    except ValueError:
-        return address

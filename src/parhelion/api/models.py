@@ -63,7 +63,7 @@ class Served:
     """Who serves which model at this moment."""
 
     def __init__(self, coordinator: Coordinator) -> None:
-        self._open = coordinator.health().status == "ready"
+        self._open = coordinator.takes_prompts()
         ready = (node for node in coordinator.nodes() if node.state == "ready")
         self._nodes = Counter(model for node in ready for model in set(node.models))
 

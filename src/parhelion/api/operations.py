@@ -10,7 +10,8 @@ from parhelion.api import admin, shapes
 from parhelion.api.answers import ChatCompletion, Completion
 from parhelion.api.bodies import MODEL_LIMIT_CHARS, ChatBody, CompletionBody, InferenceBody
 from parhelion.api.credits import PAGE_DEFAULT, PAGE_LIMIT
-from parhelion.api.exchange import IDEMPOTENCY_KEY_LIMIT_CHARS
+from parhelion.coordinator import Health
+from parhelion.payments import IDEMPOTENCY_KEY_LIMIT_CHARS
 from parhelion.words import Receipt
 
 
@@ -72,11 +73,12 @@ _MODEL = Parameter(
     {"type": "string", "minLength": 1, "maxLength": MODEL_LIMIT_CHARS},
 )
 _RECEIPT = Parameter("id", "path", "`rcpt_…`, as `usage.receipt` says.", _TEXT)
+_REQUEST = Parameter("id", "path", "`rcpt_…`, `req_…` or `hold_…`, all of one request.", _TEXT)
 _PEER = Parameter(
     "peer",
     "path",
     "A node's peer id, `12D3KooW…`.",
-    {"type": "string", "pattern": "^12D3KooW[1-9A-HJ-NP-Za-km-z]{44}$"},
+    {"type": "string", "pattern": admin.PEER_PATTERN},
 )
 
 
@@ -174,7 +176,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "receipts.explain",
         "Where the money of an answer came from and went.",
         shapes.Explanation,
-        parameters=(_RECEIPT,),
+        parameters=(_REQUEST,),
         security="optional",
         errors=(404,),
     ),
@@ -182,8 +184,8 @@ OPERATIONS: tuple[Operation, ...] = (
         "get",
         "/health",
         "health",
-        "Whether a prompt would be served now.",
-        shapes.HealthBody,
+        "Whether a prompt without `model` would be served now.",
+        Health,
         same=(503,),
     ),
     Operation(
@@ -251,6 +253,15 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(404, 409),
     ),
     _admin(
+        "delete",
+        "/v1/models/{id}",
+        "models.remove",
+        "Take a model out; answers that run end as they would have.",
+        answer=shapes.ModelRemoved,
+        parameters=(_MODEL,),
+        errors=(404, 409),
+    ),
+    _admin(
         "post",
         "/v1/invites",
         "invites.create",
@@ -282,9 +293,19 @@ OPERATIONS: tuple[Operation, ...] = (
     ),
     _admin(
         "post",
+        "/v1/nodes/{peer}/succeed",
+        "nodes.succeed",
+        "Let the key that a node's own key names take its place.",
+        body=admin.Successor,
+        answer=shapes.NodeDecision,
+        parameters=(_PEER,),
+        errors=(404,),
+    ),
+    _admin(
+        "post",
         "/v1/backup",
         "backup",
-        "Copy the database to a new file.",
+        "Copy the database alone, without keys and settings; `parhelion backup` saves all.",
         body=admin.Backup,
         answer=shapes.BackupBody,
         status=201,
@@ -305,7 +326,8 @@ def _form(operation: Operation) -> re.Pattern[str]:
     # Only a model's id may hold slashes; no id ends as the path of the rates does.
     part = "[^/]+"
     if operation.name.startswith("models."):
-        part = r".+(?<!/rates)" if operation.name == "models.one" else ".+"
+        is_rates = operation.path.endswith("/rates")
+        part = ".+" if is_rates else r".+(?<!/rates)"
     return re.compile(re.sub(r"\{[a-z]+\}", part, operation.path))
 
 

@@ -6,19 +6,24 @@ and is told to the asker and, as the job's id, to the node that saw the prompt a
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Scope
 
-from parhelion.api.explain import explanation
+from parhelion.api.explain import SOURCES_SHOWN, explanation
 from parhelion.api.parse import invalid
 from parhelion.api.rooms import Rooms, key_of, path_field, query_of
-from parhelion.api.shapes import Opened
+from parhelion.api.shapes import Explanation, Opened
 from parhelion.api.wire import NO_STORE, Reply, json_reply, visit_of
 from parhelion.identity import is_ours
 from parhelion.ledger import GUEST
 from parhelion.proof import canonical
-from parhelion.words import Problem, Receipt, kin
+from parhelion.words import Problem, ProblemCode, Receipt, kin
+
+T = TypeVar("T")
 
 
 def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
@@ -29,7 +34,12 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
         wanted = query_of(scope, ("evidence",)).get("evidence", "0")
         if wanted not in {"0", "1"}:
             raise invalid("evidence", "expected 0 or 1.")
-        found, account = await _receipt(scope, rooms)
+        id = path_field(scope, "id")
+
+        async def read(account: str) -> tuple[Receipt, str]:
+            return await rooms.receipts.get(id, account), account
+
+        found, account = await _owned(scope, rooms, read)
         if wanted == "1":
             evidence = rooms.receipts.evidence(found.id, account)
             return json_reply(Opened(receipt=found, evidence=evidence))
@@ -39,22 +49,39 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
     @get("/v1/receipts/{id:str}/explain", name="receipts.explain")
     async def explain(scope: Scope) -> ASGIApp:
         query_of(scope, ())
-        found, account = await _receipt(scope, rooms)
-        told = await rooms.ledger.explain(kin("req", found.id))
-        grants = await rooms.ledger.history(account, limit=200)
-        return json_reply(explanation(found, told, grants))
+        id = path_field(scope, "id")
+
+        async def read(account: str) -> Explanation:
+            return await _explained(id, account, rooms)
+
+        return json_reply(await _owned(scope, rooms, read))
 
     return [receipt, explain]
 
 
-async def _receipt(scope: Scope, rooms: Rooms) -> tuple[Receipt, str]:
-    """The receipt that the path names, and whose it is: the key's account's, or a guest's."""
-    id, bearer = path_field(scope, "id"), visit_of(scope).bearer
+async def _explained(id: str, account: str, rooms: Rooms) -> Explanation:
+    """Told from the hold, whose account is the owner: a charge may have no receipt."""
+    if "_" not in id:
+        raise Problem(
+            ProblemCode.NOT_FOUND,
+            f"no request {id[:64]} of this account",
+            hint="usage.receipt of an answer names it, and so does `request` in the history",
+            param="id",
+        )
+    told = await rooms.ledger.explain(kin("req", id), account)
+    receipt = await rooms.receipts.find(kin("rcpt", id), account)
+    asset, until_ms = told.rate.asset, told.opened_at_ms
+    sources = await rooms.ledger.sources(account, asset, until_ms=until_ms, limit=SOURCES_SHOWN + 1)
+    return explanation(told, receipt, sources)
+
+
+async def _owned(scope: Scope, rooms: Rooms, read: Callable[[str], Awaitable[T]]) -> T:
+    """What `read` gives to the owner: the key's account, or a guest."""
+    bearer = visit_of(scope).bearer
     if bearer is not None and is_ours(bearer):
-        account = key_of(scope, rooms.keys).account
-        return await rooms.receipts.get(id, account), account
+        return await read(key_of(scope, rooms.keys).account)
     try:
-        return await rooms.receipts.get(id, GUEST), GUEST
+        return await read(GUEST)
     except Problem:
         if bearer is not None:
             # No guest's, so a key was needed, and what came is none.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-import os
 import socket
 from asyncio import Transport
 from collections.abc import Coroutine, Iterator
@@ -195,12 +193,11 @@ class Serving:
             listener.close()
 
 
-async def serve(app: Any, host: str, port: int, *, lifespan: bool = False) -> Serving:
-    """Serve `app` at host and port (0: any free one); returns when requests are answered.
+async def serve(app: Any, listener: socket.socket, *, lifespan: bool = False) -> Serving:
+    """Serve `app` on a listening socket, which is ours from now on.
 
-    Problem CONFIG_INVALID when the port is in use or the address is not this machine's.
+    Returns when requests are answered.
     """
-    listener = listen(host, port)
     server = _Server(settings(app, lifespan=lifespan))
     serving = Serving(server, listener)
     watch = asyncio.create_task(_announce(server, serving), name="http-start")
@@ -236,24 +233,6 @@ def settings(app: Any, *, lifespan: bool = False) -> uvicorn.Config:
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; Problem CONFIG_INVALID with what to do when it cannot be bound."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    if os.name == "posix":
-        # Connections that are still closing are no hindrance; another listener is.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        # Two binds may both succeed under SO_REUSEADDR; only one listens.
-        listener.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise _cannot_listen(host, port, error) from error
-    listener.setblocking(False)
-    return listener
-
-
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a program's main coroutine on uvloop where there is one."""
     try:
@@ -269,18 +248,3 @@ async def _announce(server: _Server, serving: Serving) -> None:
     while not server.started:  # noqa: ASYNC110
         await asyncio.sleep(0.001)
     serving.started.set()
-
-
-def _cannot_listen(host: str, port: int, error: Exception) -> Problem:
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return Problem(
-            ProblemCode.CONFIG_INVALID,
-            f"Port {port} at {host} is in use.",
-            hint="stop what uses it, or name another port (0 takes any free one)",
-        )
-    cause = error.strerror if isinstance(error, OSError) else str(error)
-    return Problem(
-        ProblemCode.CONFIG_INVALID,
-        f"Cannot listen at {host}:{port}: {cause}.",
-        hint="name an address of this machine and a port that you may use",
-    )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from parhelion.coordinator import NodeView
 from parhelion.words import Evidence, Receipt
 
 Amount = Annotated[str, Meta(pattern="^-?[0-9]+$", description="Integer base units.")]
@@ -58,6 +59,13 @@ class ModelBody(Out, frozen=True, kw_only=True):
     available: bool
 
 
+class ModelRemoved(Out, frozen=True, kw_only=True):
+    """A model that is out of the catalogue; its rates and receipts stay."""
+
+    id: str
+    removed: bool
+
+
 class ModelList(Out, frozen=True, kw_only=True):
     """All models, the pool's default first."""
 
@@ -102,40 +110,11 @@ class History(Out, frozen=True, kw_only=True):
     next: str | None
 
 
-class NodeBody(Out, frozen=True, kw_only=True):
-    """A node as the coordinator sees it; device, backend and version are what it reports."""
-
-    name: str
-    peer: str
-    state: str
-    reason: str | None
-    models: tuple[str, ...]
-    slots: int
-    slots_busy: int
-    tokens_per_s: float | None
-    version: str
-    device: str
-    backend: str
-    connected_at_ms: int
-    served: int
-    failed: int
-
-
 class NodeList(Out, frozen=True, kw_only=True):
     """All nodes that the coordinator knows of."""
 
     object: Literal["list"] = "list"
-    data: tuple[NodeBody, ...]
-
-
-class HealthBody(Out, frozen=True, kw_only=True):
-    """Whether a prompt would be served now."""
-
-    status: Literal["waiting", "ready", "draining"]
-    model: str | None
-    nodes: int
-    need: int
-    local: bool
+    data: tuple[NodeView, ...]
 
 
 class ReadyBody(Out, frozen=True, kw_only=True):
@@ -192,11 +171,11 @@ class NodeDecision(Out, frozen=True, kw_only=True):
     """What was decided about a node."""
 
     peer: str
-    state: Literal["allowed", "revoked"]
+    state: Literal["allowed", "revoked", "succeeded"]
 
 
 class BackupBody(Out, frozen=True, kw_only=True):
-    """Where the copy lies and how large it is."""
+    """Where the copy of the database lies, and how large it is."""
 
     path: str
     bytes: int
@@ -216,9 +195,12 @@ class ShareLine(Out, frozen=True, kw_only=True):
 
 
 class Explanation(Out, frozen=True, kw_only=True):
-    """One answer from grant to share, each step in a sentence made of the ledger's numbers."""
+    """One answer from grant to share, each step in a sentence made of the ledger's numbers.
 
-    receipt: str
+    `receipt` is null where none was signed; `proof` says why.
+    """
+
+    receipt: str | None
     request: str
     source: tuple[str, ...]
     sign_in: str
@@ -229,4 +211,5 @@ class Explanation(Out, frozen=True, kw_only=True):
     debit: str
     dispatch: tuple[str, ...]
     share: tuple[str, ...]
+    proof: str
     transfers: tuple[ShareLine, ...]

@@ -52,6 +52,8 @@ class Watch:
     ) -> None:
         self._over = True
         self._task.cancel()
+        # Cancelled before its first step it keeps the exception: then this must not keep the task.
+        del self._task
         if not self.gone:
             return
         # Ours was one of the cancellations; if there was another (shutdown), that one stands.

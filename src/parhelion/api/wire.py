@@ -24,6 +24,9 @@ LINGER_S = 2.0
 LINGER_FACTOR = 4
 """How long, and up to how many times the limit, a refused body is read after the answer."""
 
+FORWARDED = (b"forwarded", b"x-forwarded-for", b"via", b"x-real-ip")
+"""What a proxy adds. Whom it names is not believed; that it speaks for somebody is."""
+
 JSON = b"application/json"
 NO_STORE = (b"cache-control", b"no-store")
 """Answers and balances belong to one key: no proxy may keep them."""
@@ -45,6 +48,12 @@ class Visit:
         self.send = send
         self.bearer = _bearer(fields.get(b"authorization"))
         self.headers: list[Header] = [(b"x-request-id", request.encode())]
+
+    @property
+    def known_address(self) -> str:
+        """Where the one who asks is; "" when only a proxy's address is known."""
+        fields = self.fields
+        return "" if any([name in fields for name in FORWARDED]) else self.address
 
 
 def visit_of(scope: Scope) -> Visit:

@@ -20,6 +20,7 @@ from parhelion import models as catalogues
 from parhelion.api.rooms import Rooms
 from parhelion.bootstrap.first_key import first_key
 from parhelion.bootstrap.local_node import LocalNode
+from parhelion.bootstrap.ports import DATABASE, Ports, listen
 from parhelion.bootstrap.ready import DRAIN_DEADLINE_S, Pool, Randomness, Ready, SystemClock, folder
 from parhelion.bootstrap.stock import File, stock
 from parhelion.config import LOOPBACK, Config, pool_asset
@@ -56,6 +57,7 @@ MIGRATIONS = (
 async def serve_pool(
     config: Config,
     files: Sequence[File],
+    ports: Ports,
     *,
     need: int,
     free: bool,
@@ -69,7 +71,7 @@ async def serve_pool(
     data = folder(config)
     async with contextlib.AsyncExitStack() as stack:
         rooms = await open_rooms(stack, config, data, need=need, free=free, files=files)
-        ready = await _open_ports(stack, rooms, data)
+        ready = await _open_ports(stack, rooms, ports, data)
         # Before the ports close, so that nodes are told; after the local node has left.
         stack.push_async_callback(rooms.coordinator.stop)
         if not free:
@@ -96,6 +98,8 @@ def _tell_changes(
 
     def look() -> None:
         nonlocal told
+        if owner.health().status == "draining":
+            return  # Whoever stopped it was told so, and that nodes leave then is no news.
         names = tuple(sorted(view.name for view in owner.nodes() if view.state == "ready"))
         now = Pool(need=need, ready=names, complete=owner.health().status == "ready")
         if now != told:
@@ -125,7 +129,7 @@ async def open_rooms(
     """Every room of a coordinator, joined; `stack` closes them in reverse."""
     clock, entropy, money = SystemClock(), Randomness(), config.money
     node_key = identity.NodeKey.load_or_create(data / "coordinator.key")
-    books = await store.Store.open(data / "parhelion.db", MIGRATIONS, money.asset_class, clock)
+    books = await store.Store.open(data / DATABASE, MIGRATIONS, money.asset_class, clock)
     stack.push_async_callback(books.close)
     shares = ledger.Shares(
         operators_percent=money.operators_percent,
@@ -189,16 +193,18 @@ def admission(config: Config) -> Literal["open", "invite", "list"]:
     return "open" if config.api.host in LOOPBACK else "invite"
 
 
-async def _open_ports(stack: contextlib.AsyncExitStack, rooms: Rooms, data: Path) -> Ready:
+async def _open_ports(
+    stack: contextlib.AsyncExitStack, rooms: Rooms, ports: Ports, data: Path
+) -> Ready:
     """Serve the API and the pages; their addresses are kept in DATA/api.json for commands."""
     config = rooms.config
     app = api.build_app(**{f.name: getattr(rooms, f.name) for f in dataclasses.fields(rooms)})
     open_ports: list[api.Serving] = []
     stack.push_async_callback(_close, open_ports)
-    served = await api.serve(app, config.api.host, config.api.port)
+    served = await api.serve(app, listen(ports.api, "--api-port"))
     open_ports.append(served)
-    pages = await api.serve(web.build_pages(app), config.web.host, config.web.port)
-    app.front.web_port = pages.port
+    pages = await api.serve(web.build_pages(app), listen(ports.web, "--web-port"))
+    app.page_is_at(pages.port)
     open_ports.append(pages)
     addresses = {
         "api": f"http://{_reachable(config.api.host)}:{served.port}",

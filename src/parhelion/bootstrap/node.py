@@ -123,12 +123,15 @@ async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
 
 
 async def knock(config: Config, address: str) -> Problem | None:
-    """Look who answers at `address` before a model is loaded for it; why nobody does, if so.
+    """Ask at `address` to be let in, before a model is loaded for it; why nobody answers, if so.
 
     What may pass is returned, because a node waits for its coordinator; Problem for what does not:
-    another program, another key, or a folder that another node runs from.
+    another program, another key, a pool that will not have this node, or a folder that another
+    node runs from. No invite is spent: that is for the registration.
     """
-    from parhelion.link import connect, parse_address
+    from parhelion.link import Bye, LinkBroken, connect, parse_address
+    from parhelion.node import FOR_GOOD
+    from parhelion.node import knock as ask
 
     where = parse_address(address)
     data = folder(config)
@@ -141,8 +144,17 @@ async def knock(config: Config, address: str) -> Problem | None:
         raise
     finally:
         lock.release()
-    await carrier.abort()
-    return None
+    try:
+        answer = await ask(carrier, where.invite)
+    except LinkBroken as cause:
+        return cause.problem()
+    finally:
+        await carrier.abort()
+    if not isinstance(answer, Bye):
+        return None
+    if answer.code in FOR_GOOD:
+        raise Problem(ProblemCode.LINK_REFUSED, answer.message, hint=answer.hint)
+    return Problem(ProblemCode.LINK_BROKEN, answer.message, hint=answer.hint)
 
 
 async def _start_engines(

@@ -6,15 +6,15 @@ paid one or back; the settings' rates change nothing else, so what the owner set
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from parhelion.config import MoneyConfig, pool_asset
-from parhelion.models import Catalogue
+from parhelion.models import Catalogue, Pricing
 
-PRICING_NAME = "pricing"
-"""The file of the data folder that says `free` or `paid`: how the last start priced."""
+LOOSE_NAME = "pricing"
+"""The file of the data folder that said `free` or `paid` before the database did."""
 
 File = tuple[str, Path]
 """A model's id and where it lies."""
@@ -23,37 +23,39 @@ File = tuple[str, Path]
 async def stock(
     catalogue: Catalogue, money: MoneyConfig, data: Path, files: Sequence[File], *, free: bool
 ) -> None:
-    """Enter the models at this pool's rates, and give all of them others if it has turned."""
+    """Enter the models at this pool's rates, first of all, and reprice all if it has turned."""
     asset = pool_asset(money.asset_class)
     price = (0, 0) if free else (money.prompt_rate_micro, money.completion_rate_micro)
-    now, before = "free" if free else "paid", _read(data / PRICING_NAME)
-    if before is None:
+    now: Pricing = "free" if free else "paid"
+    before = catalogue.pricing or _loose(data) or _guessed(catalogue) or now
+    if catalogue.pricing is None:
         # Before any rate is set: a start that is cut here is still known for what it was.
-        _write(data / PRICING_NAME, now)
-    for known, path in files:
-        await catalogue.add(known, path, rates={asset: price})
-    if before not in (None, now):
-        for model in catalogue.models():
-            await _turn(catalogue, model.card.id, asset, price)
-        # Last: a start that is cut before this turns the rest the next time.
-        _write(data / PRICING_NAME, now)
+        await catalogue.turn(before, {})
+    # Only now that the database says it: one that is left would speak for a time long past.
+    (data / LOOSE_NAME).unlink(missing_ok=True)
+    entered = [await catalogue.add(known, path, rates={asset: price}) for known, path in files]
+    catalogue.put_first([model.card.id for model in entered])
+    if before != now:
+        await catalogue.turn(now, {asset: price})
 
 
-async def _turn(catalogue: Catalogue, model: str, asset: str, price: tuple[int, int]) -> None:
-    rate = next((rate for rate in catalogue.rates(model) if rate.asset == asset), None)
-    if rate is None or (rate.prompt_micro, rate.completion_micro) == price:
-        return
-    await catalogue.set_rate(model, asset, prompt_micro=price[0], completion_micro=price[1])
+def _loose(data: Path) -> Pricing | None:
+    """What the file says, in a folder that was last started before the database said it."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return _pricing((data / LOOSE_NAME).read_text("ascii").strip())
+    return None
 
 
-def _read(path: Path) -> str | None:
-    try:
-        return path.read_text("ascii").strip()
-    except FileNotFoundError:
+def _pricing(word: str) -> Pricing | None:
+    return "free" if word == "free" else "paid" if word == "paid" else None
+
+
+def _guessed(catalogue: Catalogue) -> Pricing | None:
+    """How a restored folder priced whose backup lost the file: free where nothing cost a thing.
+
+    None for a new folder.
+    """
+    rates = [rate for model in catalogue.models() for rate in catalogue.rates(model.card.id)]
+    if not rates:
         return None
-
-
-def _write(path: Path, word: str) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(f"{word}\n", "ascii")
-    draft.replace(path)
+    return "paid" if any(rate.prompt_micro or rate.completion_micro for rate in rates) else "free"

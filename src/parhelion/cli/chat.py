@@ -254,13 +254,13 @@ def as_object(heard: Heard, problem: Problem | None) -> dict[str, Any]:
 
 def footer(heard: Heard, names: list[str]) -> str:
     """The line under an answer: model, node, tokens a second, cost, receipt."""
-    parts = [heard.model or "-"]
+    parts = [say.one_line(heard.model or "-")]
     usage = heard.usage
     if heard.stopped:
         parts.append("stopped")
     if usage is None:
         return f"[{' · '.join(parts if heard.stopped else [*parts, 'no usage'])}]"
-    node = ", ".join(names)
+    node = say.one_line(", ".join(names))
     parts.append(f"node {node}" if node else f"route {usage.get('route', '-')}")
     tokens = int(usage.get("completion_tokens", 0))
     if heard.stopped:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from parhelion.words import Problem, Record
+from parhelion.cli.inspection import Database
+from parhelion.words import Problem, ProblemCode, Record
 
 MIB = 1024 * 1024
 DISK_FAIL_BYTES = 256 * MIB
@@ -17,6 +18,9 @@ DISK_WARN_BYTES = 2048 * MIB
 
 CLOCK_WARN_S = 120.0
 """Receipts and key expiries carry wall time; minutes apart they contradict each other."""
+
+FAILURES = 3
+"""So many failed answers on one node, and more than came whole, are its engine's fault."""
 
 State = Literal["ok", "warn", "fail"]
 
@@ -53,6 +57,9 @@ def compiler(find: Callable[[], str], library_works: bool) -> Line:
 def library(prove: Callable[[], Problem | None], extra: bool) -> Line:
     """llama.cpp decodes a token here; `extra` is False when it needs its fallback for that."""
     problem = prove()
+    if problem is not None and problem.code is ProblemCode.ARTEFACT_UNAVAILABLE:
+        # The library is not at fault, so nobody is sent to build it again.
+        return _warn("library", problem.message, problem.hint)
     if problem is not None:
         return _fail("library", brief(problem.message), problem.hint)
     if not extra:
@@ -90,13 +97,22 @@ def keys(faults: Sequence[str], count: int) -> Line:
     )
 
 
-def database(faults: Sequence[str] | None) -> Line:
-    """The database is whole and its books balance; None where there is none yet."""
-    if faults is None:
+def database(found: Database | None) -> Line:
+    """The database is whole and its books balance, as far as it was read."""
+    if found is None:
         return _ok("database", "none yet: the first start makes it")
-    if faults:
-        return _fail("database", "; ".join(faults), "stop the coordinator and bring a backup back")
-    return _ok("database", "whole, and the books balance")
+    if found.faults:
+        return _fail(
+            "database", "; ".join(found.faults), "stop the coordinator and bring a backup back"
+        )
+    size = f"{found.size_bytes // MIB:,} MiB" if found.size_bytes >= MIB else "under 1 MiB"
+    if not found.read:
+        return _warn(
+            "database",
+            f"not checked: it is {size} large, and a check reads all of it",
+            "check it when you have the time: parhelion doctor --full",
+        )
+    return _ok("database", f"every page is sound ({size}), and the books balance")
 
 
 def model(path: Path | None, digest_of: Callable[[Path], str], expected: str) -> Line:
@@ -125,50 +141,63 @@ def ports(wanted: Sequence[int], free: Callable[[int], bool], ours: frozenset[in
 
 
 def coordinator(health: dict[str, Any] | None) -> Line:
-    """The coordinator of this data folder answers and would serve a prompt now."""
+    """The coordinator of this data folder answers; what it waits for is said of the nodes."""
     if health is None:
         return _warn("coordinator", "not running", "start it: parhelion up")
     status = health.get("status")
     if status == "ready":
         return _ok("coordinator", f"ready, model {health.get('model')}")
     if status == "waiting":
-        return _warn(
-            "coordinator",
-            f"waiting for nodes: {health.get('nodes')} of {health.get('need')}",
-            "join one: parhelion join -s ADDRESS",
-        )
+        return _ok("coordinator", f"answers, and waits for nodes; model {health.get('model')}")
     return _fail("coordinator", f"answers {status!r}", "look at its log; start it again")
 
 
-def node(nodes: Sequence[dict[str, Any]] | None) -> Line:
-    """At least one node is ready to serve."""
+def node(nodes: Sequence[dict[str, Any]] | None, health: dict[str, Any] | None) -> Line:
+    """Nodes are connected, as many as are waited for, and one has the model that is asked for."""
     if nodes is None:
         return _warn("node", "unknown without a coordinator", "start one: parhelion up")
-    ready = [n for n in nodes if n.get("state") == "ready"]
-    if not ready:
-        seen = ", ".join(f"{n.get('name')} {n.get('state')}" for n in nodes) or "none has joined"
-        return _fail("node", seen, "join one: parhelion join -s ADDRESS")
-    if len(ready) < len(nodes):
-        others = ", ".join(
-            f"{n.get('name')} {n.get('state')} {n.get('reason') or ''}".rstrip()
-            for n in nodes
-            if n not in ready
-        )
-        return _warn("node", f"{len(ready)} ready; {others}", "look at the log of the others")
-    return _ok("node", f"{len(ready)} ready")
+    health, join = health or {}, "join one: parhelion join -s ADDRESS"
+    # A failed one is here: its engine is another line.
+    here = [n for n in nodes if n.get("state") in ("ready", "failed")]
+    others = [n for n in nodes if n not in here]
+    if not here:
+        return _fail("node", _states(others) or "none is connected", join)
+    need = int(health.get("need") or 1)
+    if health.get("status") == "waiting" and len(nodes) < need:
+        return _warn("node", f"{len(nodes)} of {need} have joined", join)
+    model = health.get("model")
+    if model and not any(model in (n.get("models") or ()) for n in here):
+        return _fail("node", f"none serves {model}, the pool's default", f"{join} -m ITS-FILE")
+    if others:
+        hint = "look at the log of the others"
+        return _warn("node", f"{len(here)} connected; {_states(others)}", hint)
+    return _ok("node", f"{len(here)} connected")
+
+
+def _states(nodes: Sequence[dict[str, Any]]) -> str:
+    return ", ".join(
+        f"{n.get('name')} {n.get('state')} {n.get('reason') or ''}".rstrip() for n in nodes
+    )
 
 
 def engine(nodes: Sequence[dict[str, Any]] | None) -> Line:
-    """The ready nodes' engines have served, and none keeps failing."""
+    """The nodes' engines run and have served, and none keeps failing."""
     if nodes is None:
         return _warn("engine", "unknown without a coordinator", "start one: parhelion up")
     ready = [n for n in nodes if n.get("state") == "ready"]
+    failed = [n for n in nodes if n.get("state") == "failed"]
+    if failed:
+        hint = "it is started again by itself; if it does not come back, that node's log says why"
+        said = f"{len(ready)} ready; {_states(failed)}" if ready else _states(failed)
+        return _warn("engine", said, hint) if ready else _fail("engine", said, hint)
     if not ready:
-        return _fail("engine", "none is running", "`parhelion nodes` says why a node is not ready")
+        return _warn("engine", "unknown without a node", "see the line above")
     failing = [n for n in ready if int(n.get("failed", 0)) > int(n.get("served", 0))]
     if failing:
         names = ", ".join(str(n.get("name")) for n in failing)
-        return _fail("engine", f"more failures than answers on {names}", "see that node's log")
+        # One of one may be a client's doing, or a moment's; only more of them are a pattern.
+        judge = _fail if any(int(n.get("failed", 0)) >= FAILURES for n in failing) else _warn
+        return judge("engine", f"more failures than answers on {names}", "see that node's log")
     slots = sum(int(n.get("slots", 0)) for n in ready)
     kinds = ", ".join(sorted({str(n.get("backend", "unknown")) for n in ready}))
     return _ok("engine", f"{kinds}, {slots} slots")
@@ -183,10 +212,17 @@ def disk(free_bytes: int) -> Line:
     return _warn("disk", said, hint) if free_bytes < DISK_WARN_BYTES else _ok("disk", said)
 
 
-def clock(now_s: float, coordinator_s: float | None) -> Line:
-    """This machine's clock and the coordinator's agree within two minutes."""
+def clock(now_s: float, coordinator_s: float | None, where: str | None) -> Line:
+    """This machine's clock and that of the coordinator at `where` agree within two minutes.
+
+    `where` is None for one on this machine: it has no other clock.
+    """
     if coordinator_s is None:
-        return _ok("clock", "nothing to compare with: no coordinator answers")
+        return _warn(
+            "clock",
+            "not compared with any: no coordinator answers",
+            "start one, or name another machine's: parhelion doctor --api http://HOST:3001",
+        )
     apart_s = abs(now_s - coordinator_s)
     if apart_s > CLOCK_WARN_S:
         return _warn(
@@ -194,7 +230,9 @@ def clock(now_s: float, coordinator_s: float | None) -> Line:
             f"{apart_s:.0f} s away from the coordinator's",
             "set the time by NTP on both machines",
         )
-    return _ok("clock", "agrees with the coordinator's")
+    if where is None:
+        return _ok("clock", "the coordinator runs by this very clock: no other to compare with")
+    return _ok("clock", f"within {apart_s + 0.5:.0f} s of the coordinator's at {where}")
 
 
 def _ok(name: str, detail: str) -> Line:

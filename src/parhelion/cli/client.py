@@ -96,7 +96,7 @@ class Api:
                     return
                 event = self._decoded(text)
                 if "error" in event:
-                    raise problem_of(event["error"], None)
+                    raise self._worded(problem_of(event["error"], None))
                 yield event
 
     def _open(
@@ -126,7 +126,14 @@ class Api:
         found = body.get("error") if isinstance(body, dict) else None
         if not isinstance(found, dict):
             return self._stranger(f"it answers {error.code} in a shape that is not ours")
-        return problem_of(found, error.code)
+        return self._worded(problem_of(found, error.code))
+
+    def _worded(self, problem: Problem) -> Problem:
+        """The problem with what the one in charge can do, where this is their own coordinator."""
+        hint = OPERATOR_HINTS.get(problem.code) if self.admin is not None else None
+        if hint is not None:
+            problem.hint = f"{problem.hint}; {hint}" if problem.hint else hint
+        return problem
 
     def _decoded(self, answer: bytes) -> Any:
         try:
@@ -222,6 +229,15 @@ HINTS = {
     ProblemCode.MODEL_NOT_FOUND: "`parhelion models list` shows the models",
 }
 """For errors whose body carries no hint of its own."""
+
+OPERATOR_HINTS = {
+    ProblemCode.NO_NODE: "yours to start: parhelion join -s ADDRESS (`parhelion nodes` shows them)",
+    ProblemCode.MODEL_NOT_FOUND: "yours to add: parhelion models add FILE",
+    ProblemCode.INVALID_API_KEY: "yours to make: parhelion keys create",
+    ProblemCode.ARTEFACT_UNAVAILABLE: "yours to put back, to move (parhelion models add FILE), or "
+    "to take out (parhelion models remove ID)",
+}
+"""The API's words are for clients; who holds the admin key may do more than wait."""
 
 
 def _cut() -> Problem:

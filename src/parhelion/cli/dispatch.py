@@ -32,7 +32,7 @@ COMMANDS = (
     Command("join", "join:join", "Serve models to a coordinator as one of its nodes."),
     Command("serve", "serve:serve", "Offer this one machine as a paid provider, on port 4001."),
     Command("chat", "chat:chat", "Talk to a model in the terminal."),
-    Command("models", "models:app", "List, add, price or fetch models."),
+    Command("models", "models:app", "List, add, price, remove or fetch models."),
     Command("nodes", "nodes:app", "Show the nodes of the coordinator; invite or revoke some."),
     Command("credits", "credits:app", "Show your balance, or every entry that made it."),
     Command("keys", "keys:app", "Create, list or revoke API keys."),

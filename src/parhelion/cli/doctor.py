@@ -12,37 +12,44 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from cyclopts import Parameter
+
 from parhelion.cli import checks, say
-from parhelion.cli.archive import DATABASE
 from parhelion.cli.checks import Line
 from parhelion.cli.client import Api, base_of
-from parhelion.cli.inspection import database_faults, secret_faults, secrets_in
+from parhelion.cli.inspection import QUICK_LIMIT_BYTES, database_in, secret_faults, secrets_in
 from parhelion.cli.nodes import listed
 from parhelion.cli.options import CLIENT, Client
-from parhelion.config import Config
+from parhelion.config import LOOPBACK, Config
 from parhelion.words import Problem, ProblemCode
 
 COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
 
 
-def doctor(*, client: Client = CLIENT) -> int:
+Full = Annotated[
+    bool, Parameter(negative="", help="Read a database of any size; else one of up to 1 GiB.")
+]
+
+
+def doctor(*, full: Full = False, client: Client = CLIENT) -> int:
     """Check this installation line by line: ok, warn or fail, with a hint; 1 when one fails."""
     lines: list[Line] = []
-    for line in examine(client):
+    for line in examine(client, full=full):
         lines.append(line)
         if not client.json:
-            say.data(shown(line))
+            state = line.state.ljust(4)
+            say.data_marked(state, COLOURS[line.state], shown(line).removeprefix(state))
     if client.json:
         say.data_json({"ok": not _failed(lines), "lines": lines})
     return 1 if _failed(lines) else 0
 
 
-def examine(client: Client) -> Iterator[Line]:
+def examine(client: Client, *, full: bool) -> Iterator[Line]:
     """Every line, in the order in which one thing needs the other."""
-    from parhelion.engines.prove import Findings, findings, prove
+    from parhelion.engines.prove import Findings, findings, package_folder, prove
     from parhelion.engines.toolchain import find_compiler
     from parhelion.models.digests import file_digest, models_cache
     from parhelion.models.packaged import PACKAGED_DIGEST, PACKAGED_NAME
@@ -51,28 +58,32 @@ def examine(client: Client) -> Iterator[Line]:
     model = cache / PACKAGED_NAME
     yield checks.python(sys.version_info[:3])
     extra = (findings() or Findings()).use_extra_bufts
-    library = checks.library(lambda: prove(model) if model.is_file() else no_model(), extra)
+    file = checks.model(model, lambda path: file_digest(path, cache), PACKAGED_DIGEST)
+    built = package_folder() is not None
+    # A library that is there is tried only with a model that is whole.
+    try_it = not built or file.state == "ok"
+    library = checks.library(lambda: prove(model) if try_it else no_model(), extra)
     yield checks.compiler(
-        lambda: find_compiler(os.environ, shutil.which, lambda path: path), library.state != "fail"
+        lambda: find_compiler(os.environ, shutil.which, lambda path: path),
+        built and library.state != "fail",
     )
     yield library
-    yield checks.model(model, lambda path: file_digest(path, cache), PACKAGED_DIGEST)
+    yield file
     settings, unreadable = settings_of(client)
     yield checks.config(unreadable, client.config_file())
     folder = client.folder()
     yield checks.keys(secret_faults(folder), len(secrets_in(folder)))
-    has_database = (folder / DATABASE).exists()
-    yield checks.database(database_faults(folder) if has_database else None)
+    yield checks.database(database_in(folder, None if full else QUICK_LIMIT_BYTES))
     seen = look(client)
     # A running coordinator's own ports; what is configured is only what the next start would take.
     configured = (settings.api.port, settings.web.port)
     ports = tuple(sorted(seen.ports)) if seen.ports and client.api is None else configured
     yield checks.ports(ports, lambda port: port_free(settings.api.host, port), seen.ports)
     yield checks.coordinator(seen.health)
-    yield checks.node(seen.nodes)
+    yield checks.node(seen.nodes, seen.health)
     yield checks.engine(seen.nodes)
     yield checks.disk(shutil.disk_usage(_existing(client.folder())).free)
-    yield checks.clock(time.time(), seen.date_s)
+    yield checks.clock(time.time(), seen.date_s, seen.elsewhere)
 
 
 def settings_of(client: Client) -> tuple[Config, Problem | None]:
@@ -88,7 +99,7 @@ def no_model() -> Problem:
     return Problem(
         ProblemCode.ARTEFACT_UNAVAILABLE,
         "not tried: the self-test needs the packaged model",
-        hint="fetch it: parhelion models pull",
+        hint="see the line `model`",
     )
 
 
@@ -99,6 +110,8 @@ class Seen:
     health: dict[str, Any] | None = None
     nodes: list[dict[str, Any]] | None = None
     date_s: float | None = None
+    elsewhere: str | None = None
+    """The host of a coordinator on another machine, as far as its address tells."""
     ports: frozenset[int] = frozenset()
 
 
@@ -118,7 +131,15 @@ def look(client: Client) -> Seen:
     with contextlib.suppress(OSError, ValueError, KeyError):
         own.append(json.loads((client.folder() / "api.json").read_text("utf-8"))["web"])
     ports = {port for address in own if (port := urlsplit(address).port)}
-    return Seen(health, nodes, date_seconds(headers.get("date")), frozenset(ports))
+    # The one that a data folder names runs on this machine, whatever address it is bound to.
+    elsewhere = None if client.api is None else other_host(client.api)
+    return Seen(health, nodes, date_seconds(headers.get("date")), elsewhere, frozenset(ports))
+
+
+def other_host(address: str) -> str | None:
+    """The host of an API address, where that is not surely this machine."""
+    host = urlsplit(address if "//" in address else f"//{address}").hostname
+    return None if host in LOOPBACK else host
 
 
 def date_seconds(header: str | None) -> float | None:
@@ -147,8 +168,6 @@ def port_free(host: str, port: int) -> bool:
 def shown(line: Line) -> str:
     """A line for a person; the hint below it where there is something to do."""
     state = line.state.ljust(4)
-    if sys.stdout.isatty():
-        state = say.paint(state, COLOURS[line.state])
     detail = line.detail.replace("\n", "\n" + " " * 19)
     text = f"{state}  {line.name.ljust(11)}  {detail}"
     return f"{text}\n{' ' * 19}hint: {line.hint}" if line.hint else text

@@ -6,12 +6,12 @@ import re
 
 from parhelion.cli.options import WrongUsage
 
-SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def duration_ms(text: str) -> int:
-    """`30m`, `12h`, `30d` or `2w` in milliseconds."""
-    found = re.fullmatch(r"([1-9][0-9]{0,5})([mhdw])", text)
+    """`90s`, `15m`, `12h`, `30d` or `2w` in milliseconds."""
+    found = re.fullmatch(r"([1-9][0-9]{0,5})([smhdw])", text)
     if found is None:
-        raise WrongUsage(f"{text!r} is not a duration", "write it like 30m, 12h, 30d or 2w")
+        raise WrongUsage(f"{text!r} is not a duration", "write it like 90s, 15m, 12h, 30d or 2w")
     return int(found[1]) * SECONDS[found[2]] * 1000

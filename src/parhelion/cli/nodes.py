@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -9,7 +11,7 @@ from cyclopts import App, Parameter
 from parhelion.cli import say
 from parhelion.cli.client import connect, escape
 from parhelion.cli.durations import duration_ms
-from parhelion.cli.options import ADMIN, CLIENT, Admin, Client, WrongUsage
+from parhelion.cli.options import ADMIN, ALONE, CLIENT, Admin, Alone, Client, WrongUsage
 from parhelion.words import Problem
 
 app = App(name="nodes", help="Show the nodes of the running coordinator; invite or revoke some.")
@@ -28,7 +30,7 @@ def nodes(*, client: Client = CLIENT) -> int:
     heads = ("NAME", "STATE", "SLOTS", "TOKENS/S", "SERVED", "FAILED", "MODELS", "PEER")
     say.data(say.columns(heads, [_row(node) for node in found]))
     if not found:
-        say.talk("no node has joined yet")
+        say.talk("no node is here now")
     return 0
 
 
@@ -36,7 +38,7 @@ def nodes(*, client: Client = CLIENT) -> int:
 def invite(
     *,
     uses: Annotated[int, Parameter(help="How many nodes may join with it.")] = 1,
-    expires: Annotated[str, Parameter(help="How long it works, e.g. 30m, 12h, 7d.")] = "7d",
+    expires: Annotated[str, Parameter(help="How long it works: 90s, 15m, 12h, 7d.")] = "7d",
     client: Admin = ADMIN,
 ) -> int:
     """Make an invite and print it; a node joins with `join -s ADDRESS#INVITE`."""
@@ -69,6 +71,60 @@ def allow(peer: Peer, /, *, client: Admin = ADMIN) -> int:
     return _decide(client, peer, "allow", {})
 
 
+@app.command
+def succession(
+    folder: Annotated[Path, Parameter(help="A folder for the new key; `join --data` serves it.")],
+    /,
+    *,
+    options: Alone = ALONE,
+) -> int:
+    """Make a new key for the node of --data, and print what lets it take the old one's place.
+
+    The pool's owner hands that to `nodes succeed`; until then the old key is the node's.
+    """
+    import time
+
+    import msgspec
+
+    from parhelion.identity import NodeKey, succeed
+
+    path = options.folder() / "node.key"
+    if not path.is_file():
+        raise WrongUsage(
+            f"there is no node.key in {options.folder()}", "name the node's own folder with --data"
+        )
+    old, new = NodeKey.load_or_create(path), NodeKey.load_or_create(folder / "node.key")
+    if old.peer == new.peer:
+        raise WrongUsage(f"{folder} is the node's own folder", "name a new one")
+    record = succeed(old, new.peer, int(time.time() * 1000))
+    say.data_json(msgspec.to_builtins(record))
+    say.talk(f"the pool's owner runs: parhelion nodes succeed FILE; then: join --data {folder}")
+    return 0
+
+
+@app.command
+def succeed(
+    file: Annotated[
+        Path, Parameter(allow_leading_hyphen=True, help="What it printed; - reads it.")
+    ],
+    /,
+    *,
+    client: Admin = ADMIN,
+) -> int:
+    """Let a node's new key take its old one's place, as `nodes succession` signed it."""
+    import json
+
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+        record = json.loads(text)
+        old = str(record.pop("old"))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise WrongUsage(
+            f"{file} holds no succession: {error}", "`parhelion nodes succession` prints one"
+        ) from error
+    return _decide(client, old, "succeed", record)
+
+
 def listed(answer: Any) -> list[dict[str, Any]]:
     """The nodes of an answer of `/v1/nodes`."""
     return answer["data"]
@@ -87,7 +143,7 @@ def check_peer(peer: str, what: str = "") -> None:
         ) from problem
 
 
-def _decide(client: Admin, peer: str, what: str, body: dict[str, str]) -> int:
+def _decide(client: Admin, peer: str, what: str, body: dict[str, Any]) -> int:
     check_peer(peer)
     answer = connect(client).command("POST", f"/v1/nodes/{escape(peer)}/{what}", body)
     if client.json:

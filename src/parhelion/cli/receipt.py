@@ -36,6 +36,7 @@ STEPS = (
     ("debit", "Debit"),
     ("dispatch", "Dispatch"),
     ("share", "Operator share"),
+    ("proof", "Receipt"),
 )
 """The order in which an answer is explained, and what each step is called."""
 
@@ -123,8 +124,12 @@ def receipt_id(id: str) -> str:
 
 def report(receipt: bytes, checks: tuple[Check, ...]) -> str:
     """Every check on a line, and who signed; readable without colour."""
-    lines = [f"{check.state.ljust(9)}  {check.name.ljust(9)}  {check.detail}" for check in checks]
-    return "\n".join([*lines, "", f"signed by  {signer(receipt) or 'nobody that can be read'}"])
+    lines = [
+        f"{check.state.ljust(9)}  {check.name.ljust(9)}  {say.one_line(check.detail)}"
+        for check in checks
+    ]
+    named = say.one_line(signer(receipt) or "nobody that can be read")
+    return "\n".join([*lines, "", f"signed by  {named}"])
 
 
 def signer(receipt: bytes) -> str | None:

@@ -1,10 +1,37 @@
-"""What commands print: data to standard output, everything else to standard error."""
+"""What commands print: data to standard output, everything else to standard error.
+
+Much of it came from outside: a model's text, a node's name, a coordinator's error, a file somebody
+sent. A terminal obeys what is hidden in such text (it can write the clipboard, clear the screen,
+turn letters round), so nothing reaches one but through `safe`. A pipe or a file gets it exactly.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
+from typing import TextIO
+
+_COMMANDS = (
+    *(code for code in range(0x20) if chr(code) not in "\n\t"),
+    *range(0x7F, 0xA0),  # DEL, and C1: some terminals take U+009B for ESC [
+)
+_DIRECTIONS = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_HALVES = range(0xD800, 0xE000)
+"""Of surrogate pairs: no characters by themselves, and no encoding has bytes for them."""
+
+_WRITABLE = dict.fromkeys(_HALVES, "\N{REPLACEMENT CHARACTER}")
+_SHOWABLE = _WRITABLE | dict.fromkeys((*_COMMANDS, *_DIRECTIONS), "\N{REPLACEMENT CHARACTER}")
+
+
+def safe(text: str) -> str:
+    """The text as a terminal may get it: line breaks and tabs are all that it can command."""
+    return text.translate(_SHOWABLE)
+
+
+def one_line(text: str) -> str:
+    """A value from outside for the middle of a line of ours: it can begin no line of its own."""
+    return " ".join(text.splitlines())
 
 
 def data(text: str) -> None:
@@ -14,8 +41,13 @@ def data(text: str) -> None:
 
 def part(text: str) -> None:
     """Print a piece of what was asked for, as it comes."""
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    _write(sys.stdout, text)
+
+
+def data_marked(word: str, colour: str, rest: str) -> None:
+    """Print what was asked for, which begins with a word of ours in a colour."""
+    sys.stdout.write(paint(word, colour) if sys.stdout.isatty() else word)
+    data(rest)
 
 
 def data_json(value: object) -> None:
@@ -27,20 +59,26 @@ def data_json(value: object) -> None:
 
 def talk(text: str) -> None:
     """Tell the person something beside the data."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    _write(sys.stderr, text + "\n")
 
 
 def problem(message: str, hint: str) -> None:
     """Print an error the one way we print errors: what happened, an empty line, what to do."""
-    talk(f"{paint('error', '31')}: {message}")
+    sys.stderr.write(paint("error", "31"))
+    talk(f": {message}")
     if hint:
-        talk(f"\n{paint('hint', '36')}: {hint}")
+        sys.stderr.write("\n" + paint("hint", "36"))
+        talk(f": {hint}")
 
 
 def paint(text: str, colour: str) -> str:
     """Text in an ANSI colour for a terminal on standard error; plain with NO_COLOR or in a pipe."""
     return text if is_plain() or not sys.stderr.isatty() else f"\x1b[{colour}m{text}\x1b[0m"
+
+
+def _write(stream: TextIO, text: str) -> None:
+    stream.write(safe(text) if stream.isatty() else text.translate(_WRITABLE))
+    stream.flush()
 
 
 def is_plain() -> bool:
@@ -50,10 +88,11 @@ def is_plain() -> bool:
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Aligned columns, never cut: peer ids are long, and a pipe has no width."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    table = [[one_line(cell) for cell in row] for row in (heads, *rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (heads, *rows)
+        for row in table
     ]
     return "\n".join(lines)
 

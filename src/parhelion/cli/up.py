@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 
 Models = Annotated[
     tuple[str, ...],
-    Parameter(name=["--model", "-m"], help="Model id or GGUF file; may be given several times."),
+    Parameter(
+        name=["--model", "-m"],
+        negative="",
+        show_default=False,
+        help="Model id or GGUF file; may be given several times. Default: the packaged one.",
+    ),
 ]
 Host = Annotated[str | None, Parameter(help="Address to bind; 0.0.0.0 lets other machines join.")]
 Open = Annotated[
@@ -77,7 +82,8 @@ def start(
         opening = ready_words() if local_node else waiting(ready, need, models)
         say.data(f"{opening}\n\n{welcome(ready, free=free, chat=chat)}")
         if local_node and ready.join:
-            say.data(f"Add a machine: {join_command(ready, models)}{needs_file(models)}")
+            how = join_command(ready, models)
+            say.data(f"Add a node: {how}{needs_file(models)}{who_may_join(ready)}")
         if (made := admin()) is not None:
             say.talk(admin_words(*made))
 
@@ -103,15 +109,18 @@ def ready_words() -> str:
 def waiting(ready: Ready, need: int, models: tuple[str, ...]) -> str:
     """What a private pool says until its nodes have joined."""
     nodes = "1 node" if need == 1 else f"{need} nodes"
+    where = "On each machine" if ready.lan_api else "In another terminal of this machine"
+    if not ready.lan_api and need > 1:
+        where = "In other terminals of this machine, each with a --data DIR of its own"
     return (
-        f"Parhelion {__version__} is waiting for {nodes}. On each machine:\n\n"
+        f"Parhelion {__version__} is waiting for {nodes}. {where}:\n\n"
         f"  {join_command(ready, models)}\n\n"
-        f"It serves as soon as they have joined.{needs_file(models)}"
+        f"It serves as soon as they have joined.{needs_file(models)}{who_may_join(ready)}"
     )
 
 
 def join_command(ready: Ready, models: tuple[str, ...]) -> str:
-    """What another machine is told; a node needs the pool's models as files of its own."""
+    """What a node is started with; it needs the pool's models as files of its machine."""
     # The file's name, not its path: that is this machine's, and nobody else's business.
     names = [Path(name).name if is_file(name) else name for name in models]
     options = "".join(f" -m {shlex.quote(name)}" for name in names)
@@ -124,6 +133,16 @@ def needs_file(models: tuple[str, ...]) -> str:
     if not files:
         return ""
     return f"\nEach machine needs {', '.join(files)} itself: say after -m where it is there."
+
+
+def who_may_join(ready: Ready) -> str:
+    """What the join command's address hides: on loopback no other machine reaches it."""
+    if ready.lan_api:
+        return ""
+    return (
+        "\nOnly this machine reaches that address; start with --host 0.0.0.0 to let others join: "
+        "the command then has their address and an invite."
+    )
 
 
 def is_file(name: str) -> bool:
@@ -158,4 +177,6 @@ def news(before: Pool | None, now: Pool) -> str:
     was_complete = before is not None and before.complete
     if now.complete != was_complete:
         lines.append("ready" if now.complete else "waiting: no prompt can be served now")
+    elif came and not now.complete and len(now.ready) >= now.need:
+        lines.append("waiting: none of them serves this pool's model; join as the command says")
     return "\n".join(lines)

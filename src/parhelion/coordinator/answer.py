@@ -23,7 +23,6 @@ class Answer:
         order = relay.order
         self.request = order.ask.request
         self.model = order.quote.model.id
-        self.created_s = order.created_ms // 1000
         self.receipt = kin("rcpt", self.request)
         self.prompt_tokens = len(order.quote.prompt_ids)
         self._relay = relay
@@ -72,7 +71,6 @@ class Replayed:
     def __init__(self, request: str, receipt: Receipt, evidence: Evidence, credited: str) -> None:
         self.request = request
         self.model = receipt.model
-        self.created_s = receipt.issued_at_ms // 1000
         self.receipt = receipt.id
         self.prompt_tokens = receipt.prompt_tokens
         usage = usage_of(receipt, kin("hold", request), credited)

@@ -137,7 +137,12 @@ class Attempt:
             cut = relay.accept(step.ids)
             # Only what was accepted is speed: anything else a node could make up.
             took = len(relay.ids) - step.start
-            self.session.node.ids_made += took
+            node = self.session.node
+            node.ids_made += took
+            if step.start == self.start:
+                node.begin(relay.last_id_s)
+            else:
+                node.ids_decoded += took
             self.late_ids = len(step.ids) - took
         elif step.prefilled > self.prefilled:
             self.prefilled = step.prefilled
@@ -237,8 +242,8 @@ class Attempt:
     def _finish(self) -> None:
         """The node came to the end by itself: its slot is free already."""
         self._close()
-        self._release()
         self._served()
+        self._release()
 
     def _cut(self) -> None:
         self._close()
@@ -251,7 +256,7 @@ class Attempt:
         node.served += 1
         if self.relay.meter.finish is not None:
             # A whole answer: whatever stood still at this node before, it works.
-            node.stuck = None
+            node.recover()
         self._resolve(None)
 
     def _resolve(self, problem: Problem | None) -> None:
@@ -264,6 +269,8 @@ class Attempt:
             return
         self.closed = True
         self.to = len(self.relay.ids)
+        if self.to > self.start:
+            self.session.node.end(self.relay.last_id_s)
         self.head = self.relay.head()
         self.ended_at_ms = self.relay.clock.now_ms()
         loop = asyncio.get_running_loop()

@@ -138,6 +138,9 @@ class Coordinator:
         except LinkBroken as broken:
             log.info("node left while joining: %s", broken, extra={"node": carrier.peer})
             return
+        if node is None:
+            await say_goodbye(carrier, Problem(ProblemCode.DRAINING, "the knock is answered"))
+            return
         session = Session(carrier, node, self.registry, self._clock)
         log.info("node joined", extra={"node": node.peer, "slots": node.slots})
         self.registry.enter(session)
@@ -150,21 +153,24 @@ class Coordinator:
             member.end(ProblemCode.LINK_REFUSED, reason, "ask the pool's owner")
 
     def health(self) -> Health:
-        """Whether a prompt would be served now."""
-        served = self._served_model()
+        """Whether a prompt that names no model would be served now, by the default one."""
+        models = self._catalogue.models()
         if self.service.draining:
             status = "draining"
         else:
-            status = "ready" if served is not None and self.registry.complete() else "waiting"
-        models = self._catalogue.models()
-        first = models[0].card.id if models else None
+            served = bool(models) and self._is_served(models[0].card.digest)
+            status = "ready" if served and self.takes_prompts() else "waiting"
         return Health(
             status=status,
-            model=served or first,
+            model=models[0].card.id if models else None,
             nodes=self.registry.ready_count(),
             need=self._need,
             local=self._config.money.asset_class is AssetClass.LOCAL,
         )
+
+    def takes_prompts(self) -> bool:
+        """Whether a prompt for a model that some ready node serves would be served now."""
+        return self.registry.complete() and not self.service.draining
 
     def nodes(self) -> tuple[NodeView, ...]:
         """Every connected node."""
@@ -222,13 +228,9 @@ class Coordinator:
     def _knows(self, digest: str) -> bool:
         return self._catalogue.by_digest(digest) is not None
 
-    def _served_model(self) -> str | None:
-        """The first model of the catalogue that a ready node serves."""
-        ready = [node for node in self.registry.nodes() if node.state == "ready"]
-        for model in self._catalogue.models():
-            if any(model.card.digest in node.rooms for node in ready):
-                return model.card.id
-        return None
+    def _is_served(self, digest: str) -> bool:
+        nodes = self.registry.nodes()
+        return any(digest in node.rooms for node in nodes if node.state == "ready")
 
     def _view(self, node: Node) -> NodeView:
         card = node.card
@@ -241,7 +243,7 @@ class Coordinator:
             models=tuple(model.card.id for model in offered if model is not None),
             slots=card.slots,
             slots_busy=node.slots_busy,
-            tokens_per_s=node.tokens_per_s,
+            tokens_per_s=node.decoded_per_s,
             version=card.version,
             device=card.device,
             backend=card.backend,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from parhelion.coordinator.registry import Node, Room, check_card
 from parhelion.identity import NodeAccess
-from parhelion.link import Carrier, FromNode, Register, Welcome
+from parhelion.link import Carrier, FromNode, Knock, Register, Welcome
 from parhelion.words import Clock, NodeCard, Problem, ProblemCode
 
 REGISTER_DEADLINE_S = 5.0
@@ -31,15 +31,19 @@ class Door:
         self._heartbeat_s = heartbeat_s
         self.joining = 0
 
-    async def register(self, carrier: Carrier[FromNode], coordinator: str) -> Node:
-        """The node behind a fresh carrier, welcomed; Problem or LinkBroken when it is not."""
+    async def register(self, carrier: Carrier[FromNode], coordinator: str) -> Node | None:
+        """The node behind a fresh carrier, welcomed; Problem or LinkBroken when it is not.
+
+        None for one that only knocked: it knows now that it may come.
+        """
         if self.joining >= JOINING_LIMIT:
             raise Problem(
                 ProblemCode.OVERLOADED, "too many nodes are joining", hint="try again later"
             )
         self.joining += 1
         try:
-            card, rooms = await self._hear_card(carrier)
+            heard = await self._hear_card(carrier)
+            rooms = {} if heard is None else heard[1]
             welcome = Welcome(
                 coordinator=coordinator, heartbeat_s=self._heartbeat_s, accepted=tuple(rooms)
             )
@@ -53,6 +57,9 @@ class Door:
             ) from None
         finally:
             self.joining -= 1
+        if heard is None:
+            return None
+        card = heard[0]
         # Revoked while it was being welcomed: nobody could end a session that was not one yet.
         self._access.refuse_ended(card.peer)
         now_s = self._clock.monotonic_s()
@@ -64,8 +71,13 @@ class Door:
             idle_since_s=now_s,
         )
 
-    async def _hear_card(self, carrier: Carrier[FromNode]) -> tuple[NodeCard, dict[str, Room]]:
+    async def _hear_card(
+        self, carrier: Carrier[FromNode]
+    ) -> tuple[NodeCard, dict[str, Room]] | None:
         message = await asyncio.wait_for(carrier.receive(), REGISTER_DEADLINE_S)
+        if isinstance(message, Knock):
+            await self._access.consider(carrier.peer, message.invite)
+            return None
         if not isinstance(message, Register):
             raise Problem(
                 ProblemCode.LINK_REFUSED,

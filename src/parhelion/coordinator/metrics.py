@@ -6,6 +6,7 @@ Label values come from the catalogue and from fixed sets, never from requests or
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -23,6 +24,18 @@ PER_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 
 OPERATIONS = {"chat": "chat", "completions": "text_completion", "inference": "text_completion"}
 NODE_STATES = ("joining", "ready", "suspect", "draining", "failed")
 _LABELS = ("gen_ai_operation_name", "gen_ai_response_model")
+
+
+class _Bound(NamedTuple):
+    """The instruments with the labels of one kind of end."""
+
+    jobs: Counter
+    charged: Counter
+    asked: Histogram
+    made: Histogram
+    duration: Histogram
+    first: Histogram
+    per_token: Histogram
 
 
 class Metrics:
@@ -60,27 +73,26 @@ class Metrics:
         self._charged = Counter(
             "parhelion_charged_micro", "Base units charged", ("asset",), registry=self.registry
         )
-        # `labels()` looks a child up by name under a lock: a request does that once a model.
-        self._children: dict[tuple[str, str], tuple[Histogram, ...]] = {}
+        # `labels()` looks a child up by name under a lock: it is done once for each kind of end.
+        self._bound: dict[tuple[str, str, str, str], _Bound] = {}
 
     def ended(self, relay: Relay, end: End, cost_micro: int, now_s: float) -> None:
         """A request was settled."""
         order = relay.order
-        key = (OPERATIONS[order.ask.dialect], order.quote.model.id)
-        children = self._children.get(key)
-        if children is None:
-            children = self._children[key] = self._bind(key)
-        asked, made, duration, first, per_token = children
-        self._jobs.labels(end.kind).inc()
-        self._charged.labels(order.grant.rate.asset).inc(cost_micro)
-        duration.observe(now_s - order.started_s)
-        asked.observe(len(order.quote.prompt_ids))
+        key = (order.ask.dialect, order.quote.model.id, end.kind, order.grant.rate.asset)
+        bound = self._bound.get(key)
+        if bound is None:
+            bound = self._bound[key] = self._bind(*key)
+        bound.jobs.inc()
+        bound.charged.inc(cost_micro)
+        bound.duration.observe(now_s - order.started_s)
+        bound.asked.observe(len(order.quote.prompt_ids))
         if relay.first_id_s is not None:
-            made.observe(relay.meter.completion_tokens)
-            first.observe(relay.first_id_s - order.started_s)
+            bound.made.observe(relay.meter.completion_tokens)
+            bound.first.observe(relay.first_id_s - order.started_s)
             if relay.meter.accepted > 1:
                 spread_s = relay.last_id_s - relay.first_id_s
-                per_token.observe(spread_s / (relay.meter.accepted - 1))
+                bound.per_token.observe(spread_s / (relay.meter.accepted - 1))
 
     def watch(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
         """Gauges read when they are asked for: name -> (help, value)."""
@@ -100,11 +112,14 @@ class Metrics:
     def _seconds(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, _LABELS, buckets=buckets, registry=self.registry)
 
-    def _bind(self, key: tuple[str, str]) -> tuple[Histogram, ...]:
-        return (
-            self._tokens.labels(*key, "input"),
-            self._tokens.labels(*key, "output"),
-            self._duration.labels(*key),
-            self._first.labels(*key),
-            self._per_token.labels(*key),
+    def _bind(self, dialect: str, model: str, outcome: str, asset: str) -> _Bound:
+        key = (OPERATIONS[dialect], model)
+        return _Bound(
+            jobs=self._jobs.labels(outcome),
+            charged=self._charged.labels(asset),
+            asked=self._tokens.labels(*key, "input"),
+            made=self._tokens.labels(*key, "output"),
+            duration=self._duration.labels(*key),
+            first=self._first.labels(*key),
+            per_token=self._per_token.labels(*key),
         )

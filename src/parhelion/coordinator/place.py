@@ -181,6 +181,6 @@ def _no_node(message: str) -> Problem:
     return Problem(
         ProblemCode.NO_NODE,
         message,
-        hint="start one with: parhelion join",
+        hint="try again later; GET /health says ready when a prompt would be served",
         retry_after_s=NO_NODE_RETRY_S,
     )

@@ -1,4 +1,8 @@
-"""Who waits for a slot: bounded, fair by account, first come first served inside one; no I/O."""
+"""Who waits for a slot: bounded, fair by account, first come first served inside one; no I/O.
+
+Guests share an account and not their turns: what is called account here is of a guest the line
+that `lines` says.
+"""
 
 from __future__ import annotations
 

@@ -29,6 +29,10 @@ RATE_WEIGHT = 0.3
 RATE_SAMPLE_MIN_S = 0.2
 """Shorter spells of work say more about timers than about speed."""
 
+TRIAL_PAUSE_S = 30.0
+TRIAL_PAUSE_LIMIT_S = 960.0
+"""How long a node at which a job stood still gets none, before one job may show that it works
+again: twice as long after each trial that failed, since a trial costs somebody six seconds."""
 
 FULL_S = 1.0
 """How long a model gets no job at a node that handed one back, unless another job ends there."""
@@ -64,6 +68,8 @@ class Node:
     reason: str | None = None
     engine_fault: str | None = None
     stuck: str | None = None
+    stalls: int = 0
+    trial_from_s: float = 0.0
     leaving: str | None = None
     slots_busy: int = 0
     tokens_per_s: float | None = None
@@ -71,6 +77,11 @@ class Node:
     failed: int = 0
     ids_made: int = 0
     busy_s: float = 0.0
+    decoding: int = 0
+    decoding_since_s: float = 0.0
+    ids_decoded: int = 0
+    decode_s: float = 0.0
+    decoded_per_s: float | None = None
 
     @property
     def peer(self) -> str:
@@ -79,8 +90,21 @@ class Node:
 
     @property
     def slots(self) -> int:
-        """Requests the node runs at once."""
-        return self.card.slots
+        """Requests the node runs at once; on trial it gets one."""
+        return self.card.slots if self.stuck is None else 1
+
+    def stall(self, reason: str, now_s: float) -> None:
+        """A job stood still: no job for a while, then one on trial."""
+        if self.stuck is None or now_s >= self.trial_from_s:
+            # More jobs that stand still at the same time are no further failure.
+            pause_s = TRIAL_PAUSE_S * 2.0 ** min(self.stalls, 16)
+            self.trial_from_s = now_s + min(TRIAL_PAUSE_LIMIT_S, pause_s)
+            self.stalls += 1
+        self.stuck = reason
+
+    def recover(self) -> None:
+        """It works: whatever stood still before is over."""
+        self.stuck, self.stalls = None, 0
 
     def reserve(self, need: Need, now_s: float) -> None:
         """Take a slot and its KV tokens, at once."""
@@ -102,20 +126,41 @@ class Node:
             self.busy_s += now_s - self.idle_since_s
             self.idle_since_s = now_s
 
+    def begin(self, now_s: float) -> None:
+        """A stream's first ids are there: from now on it decodes."""
+        if not self.decoding:
+            self.decoding_since_s = now_s
+        self.decoding += 1
+
+    def end(self, now_s: float) -> None:
+        """A stream that had begun made its last id."""
+        self.decoding -= 1
+        if not self.decoding:
+            self.decode_s += max(0.0, now_s - self.decoding_since_s)
+
     def sample_rate(self, now_s: float) -> None:
         """Fold what was made since the last call into the measured ids a second.
 
-        Counted over the time with work only, all streams together.
+        `tokens_per_s` counts over all the time with work, prefill too, all streams together: a
+        node that keeps its ids back gains nothing by it at the router. `decoded_per_s` counts
+        from first ids on, without them, and is what people call a node's speed: it is shown.
         """
         if self.slots_busy:
             self.busy_s += now_s - self.idle_since_s
             self.idle_since_s = now_s
-        if self.busy_s < RATE_SAMPLE_MIN_S or self.ids_made == 0:
-            return
-        seen = self.ids_made / self.busy_s
-        known = self.tokens_per_s
-        self.tokens_per_s = seen if known is None else known + RATE_WEIGHT * (seen - known)
-        self.ids_made, self.busy_s = 0, 0.0
+        if self.decoding:
+            self.decode_s += max(0.0, now_s - self.decoding_since_s)
+            self.decoding_since_s = max(now_s, self.decoding_since_s)
+        if self.busy_s >= RATE_SAMPLE_MIN_S and self.ids_made:
+            self.tokens_per_s = _folded(self.tokens_per_s, self.ids_made / self.busy_s)
+            self.ids_made, self.busy_s = 0, 0.0
+        if self.decode_s >= RATE_SAMPLE_MIN_S and self.ids_decoded:
+            self.decoded_per_s = _folded(self.decoded_per_s, self.ids_decoded / self.decode_s)
+            self.ids_decoded, self.decode_s = 0, 0.0
+
+
+def _folded(known: float | None, seen: float) -> float:
+    return seen if known is None else known + RATE_WEIGHT * (seen - known)
 
 
 class Member(Protocol):
@@ -176,11 +221,13 @@ def state_of(node: Node, now_s: float, limits: NodesConfig) -> tuple[str, str | 
         return "gone", f"silent for {silent_s:.1f} s"
     if node.leaving is not None:
         return "draining", node.leaving
-    if fault := node.engine_fault or node.stuck:
-        return "failed", fault
+    if node.engine_fault is not None:
+        return "failed", node.engine_fault
+    if node.stuck is not None and now_s < node.trial_from_s:
+        return "failed", node.stuck
     if silent_s >= limits.suspect_s:
         return "suspect", f"silent for {silent_s:.1f} s"
-    return "ready", None
+    return "ready", None if node.stuck is None else f"on trial: {node.stuck}"
 
 
 class Registry:

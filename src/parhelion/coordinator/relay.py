@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from parhelion.coordinator.attempt import Attempt
 from parhelion.coordinator.meter import Meter, Pieces
@@ -16,8 +16,7 @@ CHAIN_BLOCK_IDS = 256
 """The id chain grows by blocks: cheaper than id by id, and no long pause at the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(NamedTuple):
     """All that is settled about a request before a node is looked for."""
 
     ask: Ask
@@ -25,7 +24,7 @@ class Order:
     grant: Grant
     opening: bytes
     started_s: float
-    created_ms: int
+    address: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import msgspec
 from parhelion.coordinator.answer import Answer, Replayed
 from parhelion.coordinator.attempt import Attempt
 from parhelion.coordinator.journal import Journal
+from parhelion.coordinator.lines import line_of, scope_of
 from parhelion.coordinator.metrics import Metrics
 from parhelion.coordinator.place import Places
 from parhelion.coordinator.quote import quote
@@ -59,7 +60,7 @@ HOLD_LIFE_MS = 24 * 3600 * 1000
 class Tokeniser(Protocol):
     """What serving needs of the tokeniser host."""
 
-    async def prepare(self, model: Model, ask: Ask) -> tuple[int, ...]: ...
+    async def prepare(self, model: Model, ask: Ask, line: str) -> tuple[int, ...]: ...
     async def vocabulary(self, model: Model) -> Vocabulary: ...
 
 
@@ -106,9 +107,13 @@ class Service:
         if self.draining:
             raise draining()
         model = self._catalogue.resolve(ask.model)
-        prompt_ids = await self._tokeniser.prepare(model, ask)
         rates = self._catalogue.rates(model.card.id)
-        capacity = self._places.capacity(model.card.digest)
+        # Who may not ask costs nobody the reading of a prompt.
+        payer, _ = self._gate.payer(credentials, model.card.id, rates)
+        line = line_of(payer.account, credentials.address)
+        prompt_ids = await self._tokeniser.prepare(model, ask, line)
+        # Only a client that left `max_tokens` to us gets what a node can hold.
+        capacity = self._places.capacity(model.card.digest) if ask.max_tokens is None else None
         offer = quote(ask, model.card, prompt_ids, rates, capacity)
         need = Need(model.card.digest, len(prompt_ids), offer.max_tokens)
         refusal = self._places.refusal(need)
@@ -175,6 +180,9 @@ class Service:
             log.exception("request not settled", extra=_who(relay))
             relay.end(_internal(error))
             request.refuse(_internal(error))
+        finally:
+            # Each attempt leads back to the relay: a ring for the garbage collector.
+            relay.attempts.clear()
 
     async def _run(self, relay: Relay, request: Request) -> End:
         try:
@@ -222,7 +230,8 @@ class Service:
         order = relay.order
         wait_s = order.started_s + order.ask.deadline_s - self._clock.monotonic_s()
         _check_still_wanted(relay)
-        ticket = self._places.place(need, order.grant.account, wait_s, without)
+        line = line_of(order.grant.account, order.address)
+        ticket = self._places.place(need, line, wait_s, without)
         relay.leave_queue = partial(self._places.leave, ticket)
         try:
             node = await ticket.got
@@ -277,21 +286,21 @@ class Service:
             request.refuse(last)
 
     def _relay_of(self, request: Request, grant: Grant) -> Relay:
-        ask, offer = request.ask, request.offer
-        scope = blake2b(grant.account.encode(), key=self._scope_key, digest_size=16)
+        ask, offer, address = request.ask, request.offer, request.credentials.address
+        scope = scope_of(grant.account, address, ask.request)
         opening = self._entropy(OPENING_BYTES)
         job = Job(
             job=kin("job", ask.request),
             attempt=1,
             digest=offer.model.digest,
-            cache_scope=scope.hexdigest(),
+            cache_scope=blake2b(scope.encode(), key=self._scope_key, digest_size=16).hexdigest(),
             prompt_ids=offer.prompt_ids,
             params=ask.params,
             seed=grant.seed,
             max_tokens=offer.max_tokens,
             opening=opening,
         )
-        order = Order(ask, offer, grant, opening, request.started_s, self._clock.now_ms())
+        order = Order(ask, offer, grant, opening, request.started_s, address)
         relay = Relay(order, job, request.vocabulary, self._clock)
         relay.on_acknowledged = self._journal.note
         request.relay = relay

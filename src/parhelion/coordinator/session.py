@@ -103,16 +103,17 @@ class Session:
             attempt.lost(problem)
 
     def look(self, now_s: float) -> None:
-        """Take jobs that stand still from the node, which then gets none until it shows better."""
+        """Take jobs that stand still from the node, which then gets none for a while."""
         node = self.node
         limit_s = still_limit_s(node.tokens_per_s, node.slots_busy)
         stuck = self._progress.look(self.attempts, limit_s, now_s)
         if not stuck:
             return
-        node.stuck = f"no progress on a job for {limit_s:.0f} s"
+        reason = f"no progress on a job for {limit_s:.0f} s"
+        node.stall(reason, now_s)
         self._registry.refresh(node, now_s)
         problem = Problem(
-            ProblemCode.NODE_LOST, f"the node serving this made {node.stuck}", retry_after_s=1
+            ProblemCode.NODE_LOST, f"the node serving this made {reason}", retry_after_s=1
         )
         for attempt in stuck:
             attempt.stall(problem)
@@ -168,7 +169,8 @@ class Session:
                     self.node.engine_fault = fault[:200]
                 elif self.node.engine_fault is not None:
                     # It came back from a fault of its own, so what stood still then is over too.
-                    self.node.engine_fault = self.node.stuck = None
+                    self.node.engine_fault = None
+                    self.node.recover()
                 self.node.sample_rate(self.node.heard_s)
                 self._registry.refresh(self.node, self.node.heard_s)
             case Signed(segment=segment):

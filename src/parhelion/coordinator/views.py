@@ -1,4 +1,4 @@
-"""What anyone may see of the pool: its health and its nodes."""
+"""What anyone may see of the pool: its health and its nodes, as the API sends them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from parhelion.words import Record
 
 
 class Health(Record, frozen=True, kw_only=True):
-    """Whether a prompt would be served now; `need` nodes are waited for once, at the start.
+    """Whether a prompt without `model` would be served now, by `model`, the pool's default.
 
+    `need` nodes are waited for once, at the start.
     `local`: the pool's money is of the LOCAL class, so nothing in it is worth anything outside.
     """
 
@@ -21,7 +22,11 @@ class Health(Record, frozen=True, kw_only=True):
 
 
 class NodeView(Record, frozen=True, kw_only=True):
-    """A connected node: what it says of itself, and what we measured (None until we have)."""
+    """A connected node as the coordinator sees it; what was not measured yet is null.
+
+    `device`, `backend` and `version` are what it reports. `tokens_per_s` is of all its streams
+    together while they decode: the time of prompts is not in it.
+    """
 
     name: str
     peer: str

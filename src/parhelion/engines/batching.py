@@ -16,8 +16,9 @@ from typing import Any, Protocol, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from parhelion.engines.cells import FreedAtOnce, KeptInOrder, Sequences
 from parhelion.engines.host_messages import Cancel, Failed, FromHost, Made, Run, Score, Scored
-from parhelion.engines.memory import Cells, KvMemory
+from parhelion.engines.memory import KvMemory
 from parhelion.engines.plan import PaceMeter, Prefill, prefill_budget, share_prefill
 from parhelion.engines.work import SCORE_WINDOW_ROWS, Generation, Scoring, Work
 from parhelion.proof.sampler import NoChoice
@@ -42,7 +43,7 @@ class Rows(Protocol):
         ...
 
 
-class Decoder(Cells, Protocol):
+class Decoder(Sequences, Protocol):
     """What the loop needs of a context (see llama.Context)."""
 
     def decode(self, batch: Any) -> int:
@@ -68,6 +69,7 @@ class Limits:
     step_budget_ms: float
     eog: frozenset[int]
     can_rewind: bool
+    keeps_order: bool
 
     @property
     def sequences(self) -> int:
@@ -90,8 +92,9 @@ class Loop:
         self._batch = batch
         self._limits = limits
         self._emit = emit
+        kept = limits.keeps_order
         self._memory = KvMemory(
-            decoder,
+            KeptInOrder(decoder, limits.kv_tokens) if kept else FreedAtOnce(decoder),
             kv_tokens=limits.kv_tokens,
             parked_tokens=limits.parked_tokens,
             crowded_tokens=limits.crowded_tokens,
@@ -205,6 +208,7 @@ class Loop:
             return
         started_s = time.perf_counter()
         fed, streams = self._fill_batch()
+        self._memory.tidy(self._batch.size)
         self._decode()
         rows = self._wanted(fed)
         steps = [work.step(work.made) for work, _ in fed if _still_prefilling(work)]

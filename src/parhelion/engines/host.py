@@ -11,9 +11,11 @@ import queue
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import psutil
 
 from parhelion.config import EngineConfig
@@ -50,8 +52,7 @@ longer on a CPU (53 -> 57 ms), 16,384 would add half of it. On a GPU they cost l
 
 CROWDED_TOKENS_CPU = 256
 """Beside many streams a CPU keeps next to none: 8 streams ran at 0.95 of the bare loop, with 2,048
-kept ids at 0.87. The price: freed cells are refilled out of order, which moves last bits of logits
-(13 of 64 texts differed from those made alone, instead of none; docs/benchmarks.md)."""
+kept ids at 0.87."""
 
 CALIBRATION_IDS = 16
 """Enough rows to tell the cost of one more."""
@@ -79,6 +80,7 @@ def main(arguments: list[str]) -> None:
     shape = llama.ContextShape(limits.kv_tokens, rows, limits.sequences, limits.rows, threads)
     context = llama.Context(model, shape)
     batch = llama.Batch(rows)
+    limits = replace(limits, keeps_order=limits.keeps_order and _can_compact(context, batch))
     encoder = msgspec.msgpack.Encoder()
 
     def emit(message: FromHost) -> None:
@@ -125,6 +127,7 @@ def _limits(model: llama.Model, digest: str, config: EngineConfig) -> Limits:
         step_budget_ms=float(config.step_budget_ms),
         eog=model.eog,
         can_rewind=model.can_rewind,
+        keeps_order=on_cpu and model.can_rewind,
     )
 
 
@@ -138,6 +141,22 @@ def _card(model: llama.Model, limits: Limits) -> EngineCard:
         context=limits.context,
         n_vocab=limits.n_vocab,
     )
+
+
+def _can_compact(context: llama.Context, batch: llama.Batch) -> bool:
+    """Try it on three ids: a kind of memory that cannot must be known before jobs depend on it."""
+    batch.clear()
+    batch.add(0, 0, np.arange(1, 4, dtype=np.int32), 2)
+    context.decode(batch)
+    try:
+        context.retire(0, 2)
+        context.compact()
+    except llama.LlamaFault as fault:
+        sys.stderr.write(f"cells are freed at once, a seed may give another text: {fault}\n")
+        context.clear()
+        return False
+    context.drop(0)
+    return True
 
 
 def _calibrate(loop: Loop, context: llama.Context, batch: llama.Batch) -> None:

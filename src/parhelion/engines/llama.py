@@ -158,7 +158,8 @@ class Context:
         params.n_ctx = shape.n_ctx
         params.n_batch = shape.n_batch
         params.n_ubatch = shape.n_batch
-        params.n_seq_max = shape.n_seq
+        # One more: it holds the cells of ended sequences until they are freed.
+        params.n_seq_max = shape.n_seq + 1
         params.n_outputs_max = shape.n_rows
         params.n_threads = shape.threads
         params.n_threads_batch = shape.threads
@@ -172,6 +173,8 @@ class Context:
         self.handle: Any = handle
         self.n_ctx = int(lib.llama_n_ctx(handle))
         self._n_vocab = model.n_vocab
+        self._n_seq = shape.n_seq
+        self._copy: NDArray[np.uint8] = np.empty(0, np.uint8)
         memory = lib.llama_get_memory(handle)
         if memory is None:
             raise LlamaFault("the model keeps no memory of what it has read")
@@ -198,6 +201,10 @@ class Context:
         if not lib.llama_memory_seq_rm(self._memory, seq, -1, -1):
             raise LlamaFault(f"sequence {seq} cannot be removed")
 
+    def clear(self) -> None:
+        """Forget all sequences."""
+        lib.llama_memory_clear(self._memory, False)
+
     def cut(self, seq: int, length: int) -> bool:
         """Keep only the first `length` ids of a sequence; False where the memory cannot."""
         done = bool(lib.llama_memory_seq_rm(self._memory, seq, length, -1))
@@ -211,6 +218,38 @@ class Context:
     def length(self, seq: int) -> int:
         """How many ids of a sequence the memory holds."""
         return int(lib.llama_memory_seq_pos_max(self._memory, seq)) + 1
+
+    def retire(self, seq: int, start: int) -> None:
+        """Forget a sequence's ids from `start` on; their cells stay taken."""
+        lib.llama_memory_seq_cp(self._memory, seq, self._n_seq, start, -1)
+        if not lib.llama_memory_seq_rm(self._memory, seq, start, -1):
+            raise LlamaFault(f"sequence {seq} cannot be cut at {start}")
+
+    def free_retired(self) -> None:
+        """The retired cells may be filled."""
+        self.drop(self._n_seq)
+
+    def compact(self) -> None:
+        """Free the retired cells and close the gaps, by writing the whole state out and back.
+
+        llama.cpp puts a whole state's cells side by side in their old order, shared ones once.
+        """
+        self.free_retired()
+        lengths = self._lengths()
+        size = int(lib.llama_state_get_size(self.handle))
+        if self._copy.size < size:
+            # Kept for the next time: fresh pages cost ten times as much as the copy itself.
+            self._copy = np.empty(size, np.uint8)
+        at = _pointer(self._copy, ctypes.c_uint8)
+        written = int(lib.llama_state_get_data(self.handle, at, size))
+        restored = int(lib.llama_state_set_data(self.handle, at, size)) if written == size else 0
+        if restored != size or self._lengths() != lengths:
+            raise LlamaFault(
+                f"of {size} bytes of KV memory {written} were read, {restored} put back"
+            )
+
+    def _lengths(self) -> list[int]:
+        return [self.length(seq) for seq in range(self._n_seq)]
 
     def close(self) -> None:
         """Free the memory and buffers."""

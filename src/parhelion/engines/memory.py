@@ -8,27 +8,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Protocol
 
+from parhelion.engines.cells import Cells
 from parhelion.engines.plan import SHORTEST_REUSE, Held, Reuse, reusable
 from parhelion.engines.work import Work
-
-
-class Cells(Protocol):
-    """The KV operations of a context (see llama.Context); False means: not done."""
-
-    def drop(self, seq: int) -> None:
-        """Forget a whole sequence."""
-        ...
-
-    def cut(self, seq: int, length: int) -> bool:
-        """Keep only the first `length` ids."""
-        ...
-
-    def copy_prefix(self, source: int, target: int, length: int) -> bool:
-        """Share the first `length` ids with an empty sequence."""
-        ...
-
 
 CROWD_STREAMS = 4
 """Beside more streams than this, what kept prefixes cost every step outweighs what they save."""
@@ -91,10 +74,16 @@ class KvMemory:
             return
         self._forget(work.seq)
 
+    def tidy(self, rows: int) -> None:
+        """Make sure that a step of `rows` ids finds its cells, and not too many that are unread."""
+        running = sum(one.fed for one in self._running.values())
+        self._cells.tidy(running + self.parked_tokens(), rows)
+
     def evict_all(self) -> None:
-        """Forget every parked sequence."""
+        """Forget every parked sequence, and free what no running one holds."""
         while self._parked:
             self._forget(self._parked.popitem(last=False)[0])
+        self.tidy(self._kv_tokens)
 
     def parked_tokens(self) -> int:
         """Ids kept for reuse."""

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-SMOOTH_RATIO = 2.2
-"""A step with prefill may take this much of a bare one: streams' gaps must stay under 3x."""
-
-CROWDED_RATIO = 1.25
-"""Where decoding alone fills the step budget, prefill still gets a quarter more, or it starves."""
+SMOOTH_RATIO = 2.6
+"""A step with prefill may take this much of a usual one without: the p95 of running streams' gaps
+must stay under 3x, and both p95s stand about as far above their usual step."""
 
 SHORTEST_REUSE = 16
 """Copying a shorter prefix saves less than it costs to look after."""
@@ -39,12 +37,14 @@ class Pace:
 
 
 def prefill_budget(pace: Pace, streams: int, step_budget_ms: float, largest: int) -> int:
-    """How many ids of prompt this step may carry beside `streams` decoding sequences."""
-    if streams == 0:
-        spare_ms = step_budget_ms
-    else:
-        room_ms = max(step_budget_ms, CROWDED_RATIO * pace.decode_ms)
-        spare_ms = min(room_ms, SMOOTH_RATIO * pace.decode_ms) - pace.decode_ms
+    """How many ids of prompt this step may carry beside `streams` decoding sequences.
+
+    They may take `step_budget_ms`, so that a cancel waits no longer for them, and as much as the
+    running streams' gaps allow.
+    """
+    spare_ms = step_budget_ms
+    if streams > 0:
+        spare_ms = min(spare_ms, (SMOOTH_RATIO - 1.0) * pace.decode_ms)
     # At least one, so that a slow machine still gets there.
     return max(1, min(largest - streams, int(spare_ms / max(pace.prefill_id_ms, 1e-6))))
 

@@ -18,6 +18,7 @@ from parhelion.identity.secrets import (
     text_of,
     write_secret,
 )
+from parhelion.identity.sites import site_of
 from parhelion.identity.succession import Succession, succeed
 from parhelion.identity.tables import MIGRATIONS
 
@@ -40,6 +41,7 @@ __all__ = [
     "peer_of",
     "public_of",
     "read_secret",
+    "site_of",
     "succeed",
     "text_of",
     "verify",

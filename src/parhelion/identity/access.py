@@ -68,26 +68,38 @@ class NodeAccess:
 
     async def admit(self, peer: str, invite: str | None) -> None:
         """Return when the peer may join; Problem LINK_REFUSED otherwise, with what to do."""
+        needed = self._needed(peer, invite)
+        if needed is not None:
+            await self._redeem(peer, needed)
+            # Revoked while its invite was being spent: memory knows it by now.
+            self.refuse_ended(peer)
+
+    async def consider(self, peer: str, invite: str | None) -> None:
+        """As `admit` answers now, but nothing is decided and no invite is spent."""
+        needed = self._needed(peer, invite)
+        if needed is not None:
+            await self._invites.check(needed)
+
+    def _needed(self, peer: str, invite: str | None) -> str | None:
+        """The invite that must open to this peer, None when it may join without; or Problem."""
         public_of(peer)
         self.refuse_ended(peer)
         state = self._states.get(peer)
         if self._mode == "open" or state == "allowed" or peer in self._listed:
-            return
+            return None
         if self._mode == "list":
             raise _refused(
                 "this pool admits listed nodes only",
                 f"ask its owner to allow {peer}",
             )
         if state == "admitted":
-            return
+            return None
         if invite is None:
             raise _refused(
                 "this pool admits nodes by invite",
                 "join with the whole command that the pool's owner gave, #INVITE included",
             )
-        await self._redeem(peer, invite)
-        # Revoked while its invite was being spent: memory knows it by now.
-        self.refuse_ended(peer)
+        return invite
 
     def refuse_ended(self, peer: str) -> None:
         """Problem LINK_REFUSED when the peer's time is over; for the last look before it is in."""

@@ -27,6 +27,7 @@ _SPEND = """
 UPDATE invites SET uses_left = uses_left - 1
 WHERE hash = ? AND uses_left > 0 AND expires_at_ms > ?
 """
+_LIVE = "SELECT 1 FROM invites WHERE hash = ? AND uses_left > 0 AND expires_at_ms > ?"
 
 
 class Invites:
@@ -66,6 +67,11 @@ class Invites:
         # Another length is no invite of ours: an empty hash matches nothing.
         hash = at_rest(secret) if len(secret) == INVITE_CHARS else b""
         return Statement("invite.spend", _SPEND, (hash, self._clock.now_ms()), rows=1)
+
+    async def check(self, secret: str) -> None:
+        """Problem LINK_REFUSED when there is no use to take now; none is taken."""
+        if not await self._store.read(_LIVE, (at_rest(secret), self._clock.now_ms())):
+            raise spent_problem()
 
     async def redeem(self, secret: str, peer: str) -> None:
         """Take one use for `peer`; Problem LINK_REFUSED when there is none to take."""

@@ -248,5 +248,5 @@ def _refused(message: str) -> Problem:
     return Problem(
         ProblemCode.INVALID_API_KEY,
         message,
-        hint="a key starts with sk-prl- and has 50 characters; `parhelion keys create` makes one",
+        hint="a key starts with sk-prl- and has 50 characters; the pool's owner makes them",
     )

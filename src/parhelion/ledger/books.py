@@ -84,6 +84,7 @@ def explained(row: HoldRow, legs: Sequence[Row]) -> Explained:
         closed_at_ms=row.closed_at_ms,
         reason=row.reason,
         operator=row.operator,
+        worked=_worked(row),
         transfers=tuple(transfer([leg]) for leg in legs),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from parhelion.ledger import books, sql
-from parhelion.ledger.records import Balance, Entry, Explained, Mark, OpenHold
+from parhelion.ledger.records import Balance, Entry, Explained, Mark, OpenHold, Transfer
 from parhelion.ledger.rules import (
     ISSUANCE,
     LARGEST_AMOUNT_MICRO,
@@ -184,17 +184,29 @@ class Ledger:
         rows = await self._store.read(sql.HISTORY, (account, at_ms, place, id, page))
         return tuple(map(books.entry, rows))
 
-    async def explain(self, request: str) -> Explained:
-        """The hold of one request, what became of it, and who got what; Problem NOT_FOUND."""
+    async def explain(self, request: str, account: str | None = None) -> Explained:
+        """The hold of one request, what became of it, and who got what.
+
+        Problem NOT_FOUND, also where it is another account's than the one that is named.
+        """
         rows = await self._store.read(sql.GET_HOLD, (kin("hold", request),))
-        if not rows or books.hold_row(rows[0]).request != request:
+        row = books.hold_row(rows[0]) if rows else None
+        ours = row is not None and row.request == request
+        if row is None or not ours or account not in (None, row.hold.account):
             raise Problem(
                 ProblemCode.NOT_FOUND,
-                f"no hold of {request}",
+                f"no hold of {request[:64]}",
                 hint="a request that failed before its first byte may have left none",
             )
         legs = await self._store.read(sql.TRANSFERS_OF_HOLD, (kin("hold", request),))
-        return books.explained(books.hold_row(rows[0]), legs)
+        return books.explained(row, legs)
+
+    async def sources(
+        self, account: str, asset: str, *, until_ms: int, limit: int
+    ) -> tuple[Transfer, ...]:
+        """The grants and deposits that the account had up to that moment, newest first."""
+        rows = await self._store.read(sql.SOURCES, (account, asset, until_ms, limit))
+        return tuple(books.transfer([row]) for row in rows)
 
     async def open_holds(self) -> tuple[OpenHold, ...]:
         """Every hold that nothing has closed, oldest first, with what recovery needs."""

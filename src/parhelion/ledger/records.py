@@ -79,7 +79,10 @@ class Transfer(Record, frozen=True, kw_only=True):
 
 
 class Explained(Record, frozen=True, kw_only=True):
-    """Everything the ledger knows of one request, for its payer and for `receipt explain`."""
+    """Everything the ledger knows of one request, for its payer and for `receipt explain`.
+
+    `worked` is who delivered how many accepted ids, as far as the journal came.
+    """
 
     request: str
     hold: Hold
@@ -92,4 +95,5 @@ class Explained(Record, frozen=True, kw_only=True):
     closed_at_ms: int | None
     reason: str
     operator: str | None
+    worked: tuple[Worked, ...]
     transfers: tuple[Transfer, ...]

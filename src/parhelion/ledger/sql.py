@@ -143,6 +143,14 @@ CREATE TRIGGER transfer_stays BEFORE DELETE ON transfers
 BEGIN SELECT RAISE(ABORT, 'a transfer is never removed'); END;
 """,
     ),
+    Migration(
+        11,
+        "ledger",
+        """
+-- What was granted or deposited, apart from the shares that an operator earns by the thousand.
+CREATE INDEX transfers_received ON transfers(credit, asset, at_ms) WHERE hold IS NULL;
+""",
+    ),
 )
 
 # --- changes ----------------------------------------------------------------------------------
@@ -231,6 +239,14 @@ SELECT id, at_ms, debit, credit, asset, amount_micro, kind, role, memo FROM tran
 TRANSFERS_OF_HOLD = """
 SELECT id, at_ms, debit, credit, asset, amount_micro, kind, role, memo
 FROM transfers WHERE hold = ? ORDER BY rowid
+"""
+
+# Where an account's credits of an asset had come from up to a moment, newest first.
+SOURCES = """
+SELECT id, at_ms, debit, credit, asset, amount_micro, kind, role, memo
+FROM transfers WHERE hold IS NULL AND credit = ? AND asset = ? AND at_ms <= ?
+  AND kind IN ('grant', 'deposit')
+ORDER BY at_ms DESC, rowid DESC LIMIT ?
 """
 
 # What an account has, by asset.

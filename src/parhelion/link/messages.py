@@ -58,6 +58,16 @@ class Register(Spoken, frozen=True, kw_only=True, tag="register"):
     invite: str | None = None
 
 
+class Knock(Spoken, frozen=True, kw_only=True, tag="knock"):
+    """In Register's place: would this node be let in? Asked before a model is loaded for it.
+
+    Answered with a Welcome that accepts nothing, or with the Bye that a registration would get, and
+    the session is over; no use of the invite is spent.
+    """
+
+    invite: str | None = None
+
+
 class Heartbeat(Spoken, frozen=True, kw_only=True, tag="heartbeat"):
     """Every 2 s: alive, with what the node reports of itself (shown as reported, never used)."""
 
@@ -141,5 +151,5 @@ class Bye(Spoken, frozen=True, kw_only=True, tag="bye"):
 
 
 Handshake = NodeHello | CoordinatorHello | NodeProof
-FromNode = Register | Heartbeat | Steps | Signed | JobFailed | Draining | Bye
+FromNode = Register | Knock | Heartbeat | Steps | Signed | JobFailed | Draining | Bye
 FromCoordinator = Welcome | Alive | Open | Cut | Drain | Bye

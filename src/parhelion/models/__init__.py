@@ -1,6 +1,6 @@
 """Models: the catalogue of artefacts, their vocabularies and templates, and the tokeniser host."""
 
-from parhelion.models.catalogue import ID_FORM, MIGRATIONS, Catalogue, Model
+from parhelion.models.catalogue import ID_FORM, MIGRATIONS, Catalogue, Model, Pricing
 from parhelion.models.gguf_file import inspect
 from parhelion.models.packaged import DEFAULT_MODEL_ID, packaged_model
 from parhelion.models.requantised import requantised
@@ -13,6 +13,7 @@ __all__ = [
     "MIGRATIONS",
     "Catalogue",
     "Model",
+    "Pricing",
     "TokeniserHost",
     "Vocabulary",
     "inspect",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -45,21 +46,45 @@ MIGRATIONS = (
         ) STRICT;
         """,
     ),
+    Migration(
+        number=31,
+        room="models",
+        sql="""
+        -- A model that was removed keeps its row: its rates, receipts and id still mean that file.
+        ALTER TABLE models ADD COLUMN removed_at_ms INTEGER;
+        -- How the last start priced: one row, in the database so that a backup has it too.
+        CREATE TABLE pricing (
+            one INTEGER PRIMARY KEY CHECK (one = 1),
+            kind TEXT NOT NULL CHECK (kind IN ('free', 'paid')),
+            at_ms INTEGER NOT NULL
+        ) STRICT;
+        """,
+    ),
 )
 
 _INSERT_MODEL = "INSERT INTO models (id, digest, path, card, added_at_ms) VALUES (?, ?, ?, ?, ?)"
-_MOVE_MODEL = "UPDATE models SET path = ? WHERE id = ?"
+# A removed model that comes again is the same one.
+_MOVE_MODEL = "UPDATE models SET path = ?, removed_at_ms = NULL WHERE id = ?"
+_REMOVE_MODEL = "UPDATE models SET removed_at_ms = ? WHERE id = ? AND removed_at_ms IS NULL"
 _INSERT_RATE = (
     "INSERT INTO rates (model, asset, version, prompt_micro, completion_micro, at_ms) "
     "VALUES (?, ?, ?, ?, ?, ?)"
 )
-_ALL_MODELS = "SELECT path, card FROM models ORDER BY position"
+_SET_PRICING = """
+INSERT INTO pricing (one, kind, at_ms) VALUES (1, ?, ?)
+ON CONFLICT (one) DO UPDATE SET kind = excluded.kind, at_ms = excluded.at_ms
+"""
+_PRICING = "SELECT kind FROM pricing"
+_ALL_MODELS = "SELECT path, card, removed_at_ms FROM models ORDER BY position"
 _ALL_RATES = (
     "SELECT model, asset, version, prompt_micro, completion_micro FROM rates ORDER BY version"
 )
 
 Prices = Mapping[str, tuple[int, int]]
 """Per asset: base units for a million prompt tokens, and for a million completion tokens."""
+
+Pricing = Literal["free", "paid"]
+"""Whether a pool was last started to answer anyone, or whoever pays."""
 
 
 class Model(Record, frozen=True, kw_only=True):
@@ -70,39 +95,56 @@ class Model(Record, frozen=True, kw_only=True):
 
 
 class Catalogue:
-    """All models and their present rates, in memory; changes are in the database first."""
+    """All models and their present rates, in memory; changes are in the database first.
+
+    The first model is the default: the one that answers a prompt without `model`.
+    """
 
     def __init__(self, store: Store, clock: Clock, data: Path) -> None:
         self._store = store
         self._clock = clock
         self._cache = data / "models"
         self._models: dict[str, Model] = {}
+        self._removed: dict[str, Model] = {}
         self._rates: dict[str, dict[str, Rate]] = {}
         self._changing = asyncio.Lock()
+        self.pricing: Pricing | None = None
+        """How the last start priced; None in a folder where that was not kept yet."""
 
     @classmethod
     async def open(cls, store: Store, clock: Clock, data: Path) -> Catalogue:
         """The catalogue as the database has it; `data` is the folder of all state."""
         catalogue = cls(store, clock, data)
-        for path, card in await store.read(_ALL_MODELS):
+        for path, card, removed_at_ms in await store.read(_ALL_MODELS):
             assert isinstance(path, str) and isinstance(card, str)
             model = Model(card=msgspec.json.decode(card, type=ModelCard), path=path)
-            catalogue._models[model.card.id] = model
+            kept = catalogue._models if removed_at_ms is None else catalogue._removed
+            kept[model.card.id] = model
         for row in await store.read(_ALL_RATES):
             names = ("model", "asset", "version", "prompt_micro", "completion_micro")
             rate = msgspec.convert(dict(zip(names, row, strict=True)), Rate)
             # In order of version, so that the newest is what stays.
             catalogue._rates.setdefault(rate.model, {})[rate.asset] = rate
+        for (kind,) in await store.read(_PRICING):
+            catalogue.pricing = msgspec.convert(kind, Pricing)
         return catalogue
 
     def models(self) -> tuple[Model, ...]:
-        """All models; the one that was added first is the pool's default."""
+        """All models, the default first; the others in the order in which they were added."""
         return tuple(self._models.values())
+
+    def put_first(self, ids: Sequence[str]) -> None:
+        """Let these models stand before all others, in this order, while this process runs.
+
+        What a start serves comes first: a model that an earlier one served has perhaps no node.
+        """
+        first = {id: self._models[id] for id in ids}
+        self._models = {**first, **self._models}
 
     def resolve(self, name: str | None) -> Model:
         """The model of this name: its id, or the last part of it where only one ends so.
 
-        None means the pool's first model. Problem MODEL_NOT_FOUND lists the ids.
+        None means the default. Problem MODEL_NOT_FOUND lists the ids.
         """
         if name is None and self._models:
             return next(iter(self._models.values()))
@@ -115,8 +157,8 @@ class Catalogue:
         raise self._unknown(name)
 
     def by_digest(self, digest: str) -> Model | None:
-        """The model whose file has this sha256."""
-        return next((m for m in self._models.values() if m.card.digest == digest), None)
+        """The model whose file has this sha256, unless it was removed."""
+        return _of_digest(self._models, digest)
 
     def rates(self, model_id: str) -> tuple[Rate, ...]:
         """The present rate of a model in each asset; empty for an unknown model."""
@@ -126,7 +168,8 @@ class Catalogue:
         """Put a model file into the catalogue, with a first rate for each asset that has none.
 
         Idempotent by the file's digest: a file that is known keeps its id and its rates, and only
-        moves. Problem ARTEFACT_INVALID, INVALID_REQUEST, or CONFLICT for an id that is taken.
+        moves; one that was removed comes back under its id, at these rates like a new one.
+        Problem ARTEFACT_INVALID, INVALID_REQUEST, or CONFLICT for an id that is taken.
         """
         _check_id(id)
         whole = _absolute(path)
@@ -134,8 +177,9 @@ class Catalogue:
         card = await asyncio.to_thread(inspect, whole, id, self._cache)
         async with self._changing:
             now_ms = self._clock.now_ms()
-            known = self.by_digest(card.digest)
-            if known is None and id in self._models:
+            removed = _of_digest(self._removed, card.digest)
+            known = self.by_digest(card.digest) or removed
+            if known is None and (id in self._models or id in self._removed):
                 raise Problem(
                     ProblemCode.CONFLICT,
                     f"{id!r} is the id of another file",
@@ -144,12 +188,53 @@ class Catalogue:
             if known is None:
                 card = msgspec.structs.replace(card, created_s=now_ms // 1000)
             model = Model(card=card if known is None else known.card, path=str(whole))
-            fresh = self._first_rates(model.card.id, rates)
+            fresh = self._first_rates(model.card.id, rates, anew=removed is not None)
             unit = [_row(model, now_ms)] if known is None else [_moved(model)]
             await self._store.commit([*unit, *(_rate_row(rate, now_ms) for rate in fresh)])
+            self._removed.pop(model.card.id, None)
             self._models[model.card.id] = model
             self._keep(fresh)
             return model
+
+    async def remove(self, model_id: str) -> Model:
+        """Take a model out: no new prompt is served with it, and no node is let in for it.
+
+        Answers that run go on to their end; rates, receipts and the id stay, and so does the file.
+        Problem MODEL_NOT_FOUND, or CONFLICT for the default.
+        """
+        async with self._changing:
+            model = self._models.get(model_id)
+            if model is None:
+                raise self._unknown(model_id)
+            if model is self.resolve(None):
+                raise Problem(
+                    ProblemCode.CONFLICT,
+                    f"{model_id} is the pool's default: prompts that name no model go to it",
+                    hint="start the pool with another one first: parhelion up -m OTHER",
+                    param="id",
+                )
+            await self._store.commit([_removal(model, self._clock.now_ms())])
+            del self._models[model_id]
+            self._removed[model_id] = model
+            return model
+
+    async def turn(self, pricing: Pricing, prices: Prices) -> None:
+        """Keep how this pool prices, and give every model these prices; one unit.
+
+        A model that was removed gets its own when it is added again.
+        """
+        async with self._changing:
+            now_ms = self._clock.now_ms()
+            wanted = {(id, asset): price for id in self._models for asset, price in prices.items()}
+            fresh = [
+                _rate(id, asset, self._version(id, asset) + 1, price)
+                for (id, asset), price in wanted.items()
+                if self._price(id, asset) not in (None, price)
+            ]
+            kept = Statement("pricing.set", _SET_PRICING, (pricing, now_ms), rows=1)
+            await self._store.commit([kept, *(_rate_row(rate, now_ms) for rate in fresh)])
+            self.pricing = pricing
+            self._keep(fresh)
 
     async def set_rate(
         self, model_id: str, asset: str, *, prompt_micro: int, completion_micro: int
@@ -158,18 +243,27 @@ class Catalogue:
         if model_id not in self._models:
             raise self._unknown(model_id)
         async with self._changing:
-            old = self._rates.get(model_id, {}).get(asset)
-            version = 1 if old is None else old.version + 1
+            version = self._version(model_id, asset) + 1
             rate = _rate(model_id, asset, version, (prompt_micro, completion_micro))
             await self._store.commit([_rate_row(rate, self._clock.now_ms())])
             self._keep([rate])
             return rate
 
-    def _first_rates(self, model_id: str, prices: Prices) -> list[Rate]:
-        has = self._rates.get(model_id, {})
+    def _first_rates(self, model_id: str, prices: Prices, *, anew: bool) -> list[Rate]:
+        """Rates for the assets that have none; `anew` also where another price was before."""
         return [
-            _rate(model_id, asset, 1, price) for asset, price in prices.items() if asset not in has
+            _rate(model_id, asset, self._version(model_id, asset) + 1, price)
+            for asset, price in prices.items()
+            if (now := self._price(model_id, asset)) is None or (anew and now != price)
         ]
+
+    def _version(self, model_id: str, asset: str) -> int:
+        rate = self._rates.get(model_id, {}).get(asset)
+        return 0 if rate is None else rate.version
+
+    def _price(self, model_id: str, asset: str) -> tuple[int, int] | None:
+        rate = self._rates.get(model_id, {}).get(asset)
+        return None if rate is None else (rate.prompt_micro, rate.completion_micro)
 
     def _keep(self, rates: list[Rate]) -> None:
         for rate in rates:
@@ -181,9 +275,13 @@ class Catalogue:
         return Problem(
             ProblemCode.MODEL_NOT_FOUND,
             f"{said}; the models here are: {ids}",
-            hint="GET /v1/models lists them; parhelion models add FILE adds one",
+            hint="GET /v1/models lists the models here",
             param="model",
         )
+
+
+def _of_digest(models: Mapping[str, Model], digest: str) -> Model | None:
+    return next((model for model in models.values() if model.card.digest == digest), None)
 
 
 def _absolute(path: Path) -> Path:
@@ -224,6 +322,10 @@ def _row(model: Model, now_ms: int) -> Statement:
 
 def _moved(model: Model) -> Statement:
     return Statement("model.move", _MOVE_MODEL, (model.path, model.card.id), rows=1)
+
+
+def _removal(model: Model, now_ms: int) -> Statement:
+    return Statement("model.remove", _REMOVE_MODEL, (now_ms, model.card.id), rows=1)
 
 
 def _rate_row(rate: Rate, now_ms: int) -> Statement:

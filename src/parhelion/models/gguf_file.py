@@ -6,7 +6,8 @@ import hashlib
 from pathlib import Path
 
 from parhelion.models.digests import file_digest
-from parhelion.models.gguf_header import Array, Header, HeaderBroken, Scalar, read_header
+from parhelion.models.gguf_header import Array, Header, HeaderBroken, Scalar, read_outline
+from parhelion.models.gguf_tensors import check_whole
 from parhelion.models.packaged import PACKAGED_DIGEST
 from parhelion.words import ModelCard, Problem, ProblemCode
 
@@ -40,17 +41,20 @@ def inspect(path: Path, id: str, cache: Path | None = None) -> ModelCard:
     layers x KV heads x (key length + value length) x 2 bytes x context.
     """
     try:
-        header = read_header(path)
+        outline = read_outline(path)
+        header = outline.header
+        _refuse_split(header)
+        architecture = _text(header, "general.architecture")
+        layers = _count(header, f"{architecture}.block_count", 100_000)
+        check_whole(outline, layers - _extra_layers(header, architecture, layers))
         digest = file_digest(path, cache)
         stat = path.stat()
     except HeaderBroken as error:
         raise _invalid(f"the file of {id!r} is no model we can read: {error}") from error
     except OSError as error:
         raise _invalid(f"the file of {id!r} cannot be read: {error.strerror}") from error
-    architecture = _text(header, "general.architecture")
     context = _count(header, f"{architecture}.context_length", CONTEXT_LIMIT)
     template = str(header.get("tokenizer.chat_template", ""))
-    _refuse_split(header)
     return ModelCard(
         id=id,
         digest=digest,
@@ -63,7 +67,7 @@ def inspect(path: Path, id: str, cache: Path | None = None) -> ModelCard:
         default_max_tokens=min(DEFAULT_MAX_TOKENS, max(1, context // 2)),
         n_vocab=_tokens(header).count,
         architecture=architecture,
-        layers=_count(header, f"{architecture}.block_count", 100_000),
+        layers=layers,
         created_s=int(stat.st_mtime),
         demonstration=digest == PACKAGED_DIGEST,
     )
@@ -134,6 +138,12 @@ def _refuse_split(header: Header) -> None:
         )
 
 
+def _extra_layers(header: Header, architecture: str, layers: int) -> int:
+    """Layers that only predict further tokens: counted, but often left out of a file."""
+    extra = header.get(f"{architecture}.nextn_predict_layers", 0)
+    return extra if isinstance(extra, int) and 0 <= extra < layers else 0
+
+
 def _text(header: Header, key: str) -> str:
     value = header.get(key)
     if not isinstance(value, str) or not value.isascii() or not 0 < len(value) <= 64:
@@ -152,5 +162,5 @@ def _invalid(message: str) -> Problem:
     return Problem(
         ProblemCode.ARTEFACT_INVALID,
         message,
-        hint="give the path of a whole, unbroken GGUF file; fetch it again if it was cut short",
+        hint="give the path of a whole, unbroken GGUF model; fetch it again if it was cut short",
     )

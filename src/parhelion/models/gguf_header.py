@@ -1,6 +1,6 @@
 """A bounded reader of a GGUF file's metadata, for files from strangers.
 
-Nothing is mapped, no tensor is touched, and every count and length is checked against a limit and
+Nothing is mapped, no tensor is read, and every count and length is checked against a limit and
 against the size of the file before a byte of it is read. The `gguf` package maps the whole file
 and trusts its counts, and its import costs 16 MB; so it is used by tests and tools only.
 """
@@ -28,7 +28,13 @@ ELEMENTS_LIMIT = 8_000_000
 KEPT_ELEMENTS = 4096
 """Short arrays are kept (heads per layer); of long ones, only count and digest."""
 
-TENSORS_LIMIT = 1_000_000
+TENSORS_LIMIT = 200_000
+"""The largest models have some 20,000, and each is remembered for a moment."""
+
+TENSOR_NAME_BYTES_LIMIT = 256
+"""llama.cpp takes 63."""
+
+DIMENSIONS_LIMIT = 4
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {
@@ -64,11 +70,31 @@ class Array:
 Header = dict[str, Scalar | Array]
 
 
-def read_header(path: Path) -> Header:
-    """All metadata of the file; HeaderBroken when it is not readable GGUF, OSError by the disk."""
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """Where a tensor lies: `offset` counts from the first byte behind all that is read here."""
+
+    name: str
+    elements: int
+    kind: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """All of a file but its weights; `read_bytes` is where the part with the weights may begin."""
+
+    header: Header
+    tensors: tuple[Tensor, ...]
+    read_bytes: int
+    size_bytes: int
+
+
+def read_outline(path: Path) -> Outline:
+    """Metadata and tensor list; HeaderBroken when it is not readable GGUF, OSError by the disk."""
     size_bytes = path.stat().st_size
     with path.open("rb", buffering=1024 * 1024) as file:
-        return _Reader(file, size_bytes).header()
+        return _Reader(file, size_bytes).outline()
 
 
 class _Reader:
@@ -76,10 +102,11 @@ class _Reader:
 
     def __init__(self, file: BinaryIO, size_bytes: int) -> None:
         self._file = file
+        self._size_bytes = size_bytes
         self._left_bytes = size_bytes
         self._elements = 0
 
-    def header(self) -> Header:
+    def outline(self) -> Outline:
         if self._take(4, "magic") != MAGIC:
             raise HeaderBroken("it does not begin with GGUF")
         version = self._number("<I", "version")
@@ -95,7 +122,19 @@ class _Reader:
             if key in found:
                 raise HeaderBroken(f"key {key!r} comes twice")
             found[key] = self._value(key)
-        return found
+        listed = tuple(self._tensor() for _ in range(tensors))
+        return Outline(found, listed, self._size_bytes - self._left_bytes, self._size_bytes)
+
+    def _tensor(self) -> Tensor:
+        name = self._string("tensor name", TENSOR_NAME_BYTES_LIMIT)
+        dimensions = self._number("<I", name)
+        if dimensions > DIMENSIONS_LIMIT:
+            raise HeaderBroken(f"tensor {name!r} has {dimensions} dimensions")
+        elements = 1
+        for _ in range(dimensions):
+            elements *= self._number("<Q", name)
+        kind = self._number("<I", name)
+        return Tensor(name, elements, kind, self._number("<Q", name))
 
     def _value(self, key: str) -> Scalar | Array:
         kind = self._number("<I", key)

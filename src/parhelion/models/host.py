@@ -65,12 +65,7 @@ class Desk:
         try:
             model = self._load(question.digest, question.path)
         except (ValueError, OSError, MemoryError) as error:
-            return RefusedFrame(
-                question.number,
-                ProblemCode.ARTEFACT_INVALID,
-                f"the model's vocabulary cannot be loaded: {error}",
-                "is the model's file still there and whole? see: parhelion models list",
-            )
+            return _unavailable(question, error)
         if isinstance(question, PiecesFrame):
             return _vocabulary(question.number, model.vocabulary)
         try:
@@ -96,6 +91,17 @@ def _ids(model: Loaded, question: PrepareFrame) -> tuple[int, ...]:
     if question.messages is not None:
         return model.vocabulary.chat(model.template.render(question.messages))
     return model.vocabulary.raw(question.prompt or "")
+
+
+def _unavailable(question: Question, error: Exception) -> RefusedFrame:
+    """Not the asker's fault, whose model is in the catalogue: it can be served again later."""
+    why = str(error) if Path(question.path).is_file() else "its file is not where it was"
+    return RefusedFrame(
+        question.number,
+        ProblemCode.ARTEFACT_UNAVAILABLE,
+        f"this model cannot be served now: {why}",
+        "try again later, or ask another model: GET /v1/models lists them",
+    )
 
 
 def _vocabulary(number: int, words: NativeVocabulary) -> VocabularyFrame:

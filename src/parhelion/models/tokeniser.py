@@ -1,8 +1,11 @@
 """The parent's side of the tokeniser host: asks it, outlives it, and knows whom to blame.
 
-The host works strictly in order, so at a crash the oldest unanswered request is the suspect. It is
-tried once more, behind all others that wait; at its second crash it alone gets a 400, and so does
-the same text for an hour, unasked. Everybody else only waits for the restart.
+The host works strictly in order, so at a crash the oldest unanswered request that it was sent is
+the suspect. It is tried once more, behind all others that wait; at its second crash it alone gets a
+400, and so does the same text for an hour, unasked. Everybody else only waits for the restart.
+
+What the host has not been sent waits here, and `turns` says whose it is: a large prompt takes 50 ms
+and more, and many of one account's must not stand before another's small one.
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from parhelion.models.frames import (
     RefusedFrame,
     VocabularyFrame,
 )
+from parhelion.models.turns import Turns, busy
 from parhelion.models.vocabulary import Vocabulary
 from parhelion.words import Ask, Problem, ProblemCode
 
@@ -46,9 +50,8 @@ WAIT_LIMIT_S = 60.0
 START_LIMIT_S = 30.0
 """Importing the library from a cold disk; a host that needs longer is not coming."""
 
-IN_FLIGHT_LIMIT = 1024
-IN_FLIGHT_LIMIT_BYTES = 64 * 1024 * 1024
-"""What may wait here: the queue of the coordinator is 1,024 long too."""
+AHEAD_LIMIT_BYTES = 32 * 1024
+"""What the host is sent at once: small prompts keep it busy, a large one goes alone."""
 
 CRASHES_PER_REQUEST = 2
 """The first may be bad luck (someone killed the host), the second is the request."""
@@ -62,6 +65,8 @@ class _Waiting:
 
     digest: str
     body: bytes
+    line: str
+    due: int
     answer: asyncio.Future[Answer]
     crashes: int = field(default=0)
 
@@ -79,9 +84,11 @@ class TokeniserHost:
         self._stopped = True
         self._failures = 0
         self._number = 0
-        # In the order of asking, which is the order of answering.
         self._waiting: dict[int, _Waiting] = {}
-        self._waiting_bytes = 0
+        self._turns = Turns()
+        # Those of them that the host has, in the order of sending, which is that of answering.
+        self._sent: dict[int, _Waiting] = {}
+        self._sent_bytes = 0
         self._head_since_s = 0.0
         self._watch: asyncio.TimerHandle | None = None
         self._too_slow = False
@@ -136,8 +143,11 @@ class TokeniserHost:
             await self._child.stop()
         self._child = None
 
-    async def prepare(self, model: Model, ask: Ask) -> tuple[int, ...]:
-        """The prompt's ids, at least one and fewer than the context; a Problem otherwise."""
+    async def prepare(self, model: Model, ask: Ask, line: str = "") -> tuple[int, ...]:
+        """The prompt's ids, at least one and fewer than the context; a Problem otherwise.
+
+        `line` is whose turn it takes (see `turns`).
+        """
         card = model.card
         if ask.prompt is not None and not isinstance(ask.prompt, str):
             return limits.check_given_ids(ask, card, ask.prompt)
@@ -149,7 +159,7 @@ class TokeniserHost:
         try:
             if self._convicts:  # Nearly never: then not even a hash is made.
                 self._refuse_convicted(frame)
-            answer = await self._ask(number, card.digest, self._encoder.encode(frame))
+            answer = await self._ask(number, card.digest, self._encoder.encode(frame), line)
         except Problem as problem:
             if problem.code in (ProblemCode.INVALID_REQUEST, ProblemCode.TOKENISER_FAILED):
                 problem.param = limits.field(ask)
@@ -165,7 +175,7 @@ class TokeniserHost:
             return known
         number = self._next()
         frame = PiecesFrame(number, model.card.digest, model.path)
-        answer = await self._ask(number, model.card.digest, self._encoder.encode(frame))
+        answer = await self._ask(number, model.card.digest, self._encoder.encode(frame), "")
         assert isinstance(answer, VocabularyFrame)
         return self._vocabularies.setdefault(
             digest,
@@ -183,42 +193,54 @@ class TokeniserHost:
         self._number += 1
         return self._number
 
-    async def _ask(self, number: int, digest: str, body: bytes) -> Answer:
+    async def _ask(self, number: int, digest: str, body: bytes, line: str) -> Answer:
         if self._stopped:
             raise Problem(ProblemCode.DRAINING, "the tokeniser is not running")
-        full_bytes = self._waiting_bytes + len(body) > IN_FLIGHT_LIMIT_BYTES
-        if len(self._waiting) >= IN_FLIGHT_LIMIT or full_bytes:
-            raise _busy("too many prompts wait to be tokenised")
+        due = self._turns.join(number, line, len(body))
         loop = asyncio.get_running_loop()
-        waiting = _Waiting(digest, body, loop.create_future())
-        if not self._waiting:
-            self._head_since_s = loop.time()
+        waiting = _Waiting(digest, body, line, due, loop.create_future())
         self._waiting[number] = waiting
-        self._waiting_bytes += len(body)
-        self._send(waiting)
+        self._send_next()
         timer = loop.call_later(WAIT_LIMIT_S, _give_up, waiting.answer)
         try:
             answer = await waiting.answer
         finally:
             timer.cancel()
         if isinstance(answer, RefusedFrame):
+            if answer.code == ProblemCode.ARTEFACT_UNAVAILABLE:
+                hint = "put its file back, or: parhelion models add FILE; models remove ID"
+                log.warning("%s", answer.message, extra={"digest": digest, "hint": hint})
             raise Problem(ProblemCode(answer.code), answer.message, hint=answer.hint)
         return answer
 
-    def _send(self, waiting: _Waiting) -> None:
+    def _send_next(self) -> None:
+        """Send the host what is next in turn, as much as it may have at once."""
         if self._child is None or not self._ready.is_set():
             return  # It goes out when the host is ready.
-        try:
-            self._child.send(waiting.body)
-        except ChildGone:
-            return  # Its exit is on the way here, and sends everything again.
-        if self._watch is None:
+        while (number := self._turns.first()) is not None:
+            waiting = self._waiting.get(number)
+            if waiting is None or waiting.answer.done():
+                self._turns.next()
+                self._take(number)  # Its caller left, or was told to, while it waited.
+                continue
+            if self._sent and self._sent_bytes + len(waiting.body) > AHEAD_LIMIT_BYTES:
+                return
+            try:
+                self._child.send(waiting.body)
+            except ChildGone:
+                return  # Its exit is on the way here, and sends everything again.
+            self._turns.next()
+            if not self._sent:
+                self._head_since_s = asyncio.get_running_loop().time()
+            self._sent[number] = waiting
+            self._sent_bytes += len(waiting.body)
+        if self._watch is None and self._sent:
             self._watch_head(asyncio.get_running_loop())
 
     def _watch_head(self, loop: asyncio.AbstractEventLoop) -> None:
         """Look again when the oldest question's time is up; no timer while nothing waits."""
         self._watch = None
-        head = next(iter(self._waiting.values()), None)
+        head = next(iter(self._sent.values()), None)
         if head is None or self._child is None:
             return
         certainly_loaded = head.digest in self._warm and len(self._warm) <= MODELS_LOADED
@@ -238,6 +260,7 @@ class TokeniserHost:
             return
         self._failures = 0
         waiting = self._take(answer.number)
+        self._send_next()
         if waiting is None:
             return
         if not isinstance(answer, RefusedFrame):
@@ -249,16 +272,14 @@ class TokeniserHost:
         self._ready.set()
         if self._first_start is not None and not self._first_start.done():
             self._first_start.set_result(None)
-        for number, waiting in tuple(self._waiting.items()):
-            if waiting.answer.done():
-                self._take(number)  # Its caller left while the host was away.
-            else:
-                self._send(waiting)
+        self._send_next()
 
     def _take(self, number: int) -> _Waiting | None:
         waiting = self._waiting.pop(number, None)
         if waiting is not None:
-            self._waiting_bytes -= len(waiting.body)
+            self._turns.leave(waiting.line, len(waiting.body))
+            if self._sent.pop(number, None) is not None:
+                self._sent_bytes -= len(waiting.body)
         return waiting
 
     def _refuse(self, number: int, problem: Problem) -> None:
@@ -286,14 +307,17 @@ class TokeniserHost:
         )
         if was_ready:
             self._blame_oldest()
+        for number, waiting in self._sent.items():
+            self._turns.again(number, waiting.due)
+        self._sent, self._sent_bytes = {}, 0
         self._restart = asyncio.create_task(self._start_again(), name="tokeniser-restart")
 
     def _blame_oldest(self) -> None:
         too_slow, self._too_slow = self._too_slow, False
-        number = next(iter(self._waiting), None)
+        number = next(iter(self._sent), None)
         if number is None:
             return
-        suspect = self._waiting[number]
+        suspect = self._sent[number]
         suspect.crashes += 1
         if too_slow or suspect.crashes >= CRASHES_PER_REQUEST:
             why = "takes too long to tokenise" if too_slow else "crashes this model's tokeniser"
@@ -303,7 +327,7 @@ class TokeniserHost:
             self._refuse(number, Problem(ProblemCode.TOKENISER_FAILED, f"this text {why}"))
             return
         # Behind everyone else, so that a second crash makes nobody wait twice.
-        self._waiting[number] = self._waiting.pop(number)
+        suspect.due = self._turns.last_due()
 
     def _refuse_convicted(self, frame: PrepareFrame) -> None:
         why = self._convicts.verdict(self._text_of(frame))
@@ -348,8 +372,4 @@ def _not_started(why: str) -> Problem:
 
 def _give_up(answer: asyncio.Future[Answer]) -> None:
     if not answer.done():
-        answer.set_exception(_busy("the tokeniser did not get to this prompt in time"))
-
-
-def _busy(message: str) -> Problem:
-    return Problem(ProblemCode.OVERLOADED, message, hint="try again in a moment", retry_after_s=2)
+        answer.set_exception(busy("the tokeniser did not get to this prompt in time"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from parhelion.node.agent import Agent, AgentState
+from parhelion.node.agent import FOR_GOOD, Agent, AgentState
+from parhelion.node.session import knock
 
-__all__ = ["Agent", "AgentState"]
+__all__ = ["FOR_GOOD", "Agent", "AgentState", "knock"]

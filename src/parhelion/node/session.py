@@ -18,6 +18,7 @@ from parhelion.link import (
     Draining,
     FromCoordinator,
     Heartbeat,
+    Knock,
     LinkBroken,
     Open,
     Register,
@@ -51,7 +52,16 @@ async def register(
     carrier: Carrier[FromCoordinator], card: NodeCard, invite: str | None
 ) -> Welcome | Bye:
     """Say who this node is; the coordinator's Welcome, or the Bye with which it refuses."""
-    await carrier.send(Register(card=card, invite=invite))
+    return await _answered(carrier, Register(card=card, invite=invite))
+
+
+async def knock(carrier: Carrier[FromCoordinator], invite: str | None) -> Welcome | Bye:
+    """Ask whether a registration with this invite would be welcome."""
+    return await _answered(carrier, Knock(invite=invite))
+
+
+async def _answered(carrier: Carrier[FromCoordinator], message: Register | Knock) -> Welcome | Bye:
+    await carrier.send(message)
     try:
         async with asyncio.timeout(REGISTER_DEADLINE_S):
             answer = await carrier.receive()

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from parhelion.payments.gate import Gate, Taken
 from parhelion.payments.idempotency import MIGRATIONS, Outcome
-from parhelion.payments.rules import Replay
+from parhelion.payments.rules import (
+    IDEMPOTENCY_KEY_LIMIT_CHARS,
+    Replay,
+    check_idempotency_key,
+)
 
-__all__ = ["MIGRATIONS", "Gate", "Outcome", "Replay", "Taken"]
+__all__ = [
+    "IDEMPOTENCY_KEY_LIMIT_CHARS",
+    "MIGRATIONS",
+    "Gate",
+    "Outcome",
+    "Replay",
+    "Taken",
+    "check_idempotency_key",
+]

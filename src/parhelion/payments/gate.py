@@ -30,6 +30,7 @@ from parhelion.words import (
     Problem,
     ProblemCode,
     Quote,
+    Rate,
     kin,
 )
 
@@ -109,12 +110,22 @@ class Gate:
             hint="send one and wait for it",
         )
 
+    def payer(
+        self, credentials: Credentials, model: str, rates: Sequence[Rate]
+    ) -> tuple[Payer, Rate]:
+        """Who would pay for a prompt to this model, at which of its rates; from memory alone.
+
+        What it refuses needs no look at the prompt, so it is asked before one is read, and again
+        at `admit`: a key may end meanwhile.
+        """
+        return payer_and_rate(self._proven(credentials, rates), model, rates, self._asset)
+
     async def admit(self, ask: Ask, credentials: Credentials, quote: Quote) -> Grant | Replay:
         """Who pays for this ask and at most how much, or the replay of its earlier answer.
 
         Nothing is written. The balance is not looked at: the hold is where it is refused.
         """
-        payer, rate = payer_and_rate(self._payer(credentials, quote), quote, self._asset)
+        payer, rate = self.payer(credentials, quote.model.id, quote.rates)
         earlier = await self._earlier(ask, payer.account)
         evidence_lives = earlier is not None and self._receipts.has_evidence(
             kin("rcpt", earlier.request), payer.account
@@ -199,7 +210,7 @@ class Gate:
             hint="use another key; the pool's owner makes them",
         )
 
-    def _payer(self, credentials: Credentials, quote: Quote) -> Payer | None:
+    def _proven(self, credentials: Credentials, rates: Sequence[Rate]) -> Payer | None:
         """What the credentials prove; None when there are none.
 
         A bad one of ours is refused here and never falls through to the next kind, or to the
@@ -207,7 +218,7 @@ class Gate:
         always send some key. Another kind (a payment, a session) is another branch, before this.
         """
         bearer = credentials.bearer
-        if bearer is None or (not is_ours(bearer) and is_free(quote, self._asset)):
+        if bearer is None or (not is_ours(bearer) and is_free(rates, self._asset)):
             return None
         key = self._keys.authenticate(bearer)
         return Payer(key.account, key.id, key.asset)

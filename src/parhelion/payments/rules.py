@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from parhelion.ledger import GUEST, amount_text, most_tokens, price
 from parhelion.payments.idempotency import Earlier
 from parhelion.words import Ask, Grant, Problem, ProblemCode, Quote, Rate, Record, kin
 
-KEY_LIMIT_CHARS = 255
-"""An Idempotency-Key is a UUID or the like; a longer one is a mistake."""
+IDEMPOTENCY_KEY_LIMIT_CHARS = 255
+"""An Idempotency-Key is a UUID or the like (SDKs send 45 characters); a longer one is a mistake."""
 
 RUNNING_RETRY_S = 2
 """When to ask again about a request that still runs."""
@@ -32,15 +33,17 @@ class Payer:
     asset: str
 
 
-def payer_and_rate(payer: Payer | None, quote: Quote, pool_asset: str) -> tuple[Payer, Rate]:
-    """Who pays at which rate; `payer` None means that no credential came.
+def payer_and_rate(
+    payer: Payer | None, model: str, at: Sequence[Rate], pool_asset: str
+) -> tuple[Payer, Rate]:
+    """Who pays at which of the model's rates; `payer` None means that no credential came.
 
     Without one, a model that costs nothing in the pool's asset is served to the guest, by the
     same path as everything else. The rate is always that of the payer's own asset.
     """
-    rates = {rate.asset: rate for rate in quote.rates}
+    rates = {rate.asset: rate for rate in at}
     if payer is None:
-        if not is_free(quote, pool_asset):
+        if not is_free(at, pool_asset):
             raise Problem(
                 ProblemCode.MISSING_CREDENTIALS,
                 "no API key came with this request",
@@ -51,18 +54,18 @@ def payer_and_rate(payer: Payer | None, quote: Quote, pool_asset: str) -> tuple[
         sold_in = ", ".join(sorted(rates)) or "nothing"
         raise Problem(
             ProblemCode.INVALID_REQUEST,
-            f"this key spends {payer.asset}, and {quote.model.id} is sold in {sold_in}",
+            f"this key spends {payer.asset}, and {model} is sold in {sold_in}",
             hint="use a key of that asset, or another model; nothing is exchanged",
             param="model",
         )
     return payer, rates[payer.asset]
 
 
-def is_free(quote: Quote, pool_asset: str) -> bool:
-    """Whether this model costs nothing in the pool's own asset, so that a guest may ask it."""
+def is_free(rates: Sequence[Rate], pool_asset: str) -> bool:
+    """Whether a model costs nothing in the pool's own asset, so that a guest may ask it."""
     return any(
         rate.asset == pool_asset and rate.prompt_micro == 0 == rate.completion_micro
-        for rate in quote.rates
+        for rate in rates
     )
 
 
@@ -97,18 +100,21 @@ def _what_fits(grant: Grant, prompt_tokens: int, available_micro: int) -> str:
 
 
 def idempotency_key(ask: Ask, account: str) -> str | None:
-    """The key that this ask is claimed under, if any; Problem for one that cannot be.
+    """The key that this ask is claimed under, if any.
 
     A guest's has no effect: a guest is billed nothing, and the account is many strangers', whose
     answers must not be replayed to one another.
     """
-    key = ask.idempotency_key
-    if key is None or account == GUEST:
-        return None
-    if not 1 <= len(key) <= KEY_LIMIT_CHARS or not key.isprintable():
+    return None if account == GUEST else ask.idempotency_key
+
+
+def check_idempotency_key(key: str) -> str:
+    """The key as it came with the request, whoever sent it; Problem for one that cannot be."""
+    fits = 1 <= len(key) <= IDEMPOTENCY_KEY_LIMIT_CHARS
+    if not fits or not (key.isascii() and key.isprintable()):
         raise Problem(
             ProblemCode.INVALID_REQUEST,
-            f"an Idempotency-Key has 1 to {KEY_LIMIT_CHARS} printable characters",
+            f"an Idempotency-Key has 1 to {IDEMPOTENCY_KEY_LIMIT_CHARS} printable ASCII characters",
             hint="a UUID made for this one request is a good one",
             param="Idempotency-Key",
         )

@@ -71,19 +71,24 @@ class Receipts:
             rows=1,
         )
 
-    async def get(self, id: str, account: str) -> Receipt:
-        """The receipt; Problem NOT_FOUND also when it belongs to another account."""
+    async def find(self, id: str, account: str) -> Receipt | None:
+        """The receipt, if there is one of this account."""
         found = await self._store.read(
             "SELECT body FROM receipts WHERE id = ? AND account = ?", (id, account)
         )
-        if not found:
+        return msgspec.json.decode(str(found[0][0]), type=Receipt) if found else None
+
+    async def get(self, id: str, account: str) -> Receipt:
+        """The receipt; Problem NOT_FOUND also when it belongs to another account."""
+        found = await self.find(id, account)
+        if found is None:
             raise Problem(
                 ProblemCode.NOT_FOUND,
                 f"no receipt {id[:64]} of this account",
                 hint="usage.receipt of an answer names it; it answers its owner's key only",
                 param="id",
             )
-        return msgspec.json.decode(str(found[0][0]), type=Receipt)
+        return found
 
     async def leaf(self, id: str) -> str | None:
         """The leaf hash of a receipt, whoever owns it; None when there is no such receipt."""

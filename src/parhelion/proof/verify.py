@@ -67,11 +67,12 @@ def verify(
         _well_formed(body)
     except Malformed as error:
         return (_failed("format", str(error)), *_not_reached())
+    signature = _signature(body)
     return (
         _ok("format", f"{body.id}, version {body.v}"),
-        _signature(body),
+        signature,
         _segments(body),
-        _identity(body, coordinator),
+        _identity(body, coordinator, signature),
         _counts(body),
         _price(body),
         *_opened(body, evidence),
@@ -153,11 +154,14 @@ def _segments(body: Receipt) -> Check:
     return _ok("segments", f"signed by {nodes}" if nodes else "no output, so no segment")
 
 
-def _identity(body: Receipt, coordinator: str | None) -> Check:
+def _identity(body: Receipt, coordinator: str | None, signature: Check) -> Check:
+    if coordinator is not None and coordinator != body.coordinator:
+        return _failed("identity", f"it names {body.coordinator}, not {coordinator[:64]}")
+    if signature.state != "ok":
+        # Anybody can write a name: without its signature nothing says who this is of.
+        return _unchecked("identity", f"it names {body.coordinator}, whose signature does not hold")
     if coordinator is None:
         return _unchecked("identity", f"{body.coordinator} signed; whose key that is was not asked")
-    if coordinator != body.coordinator:
-        return _failed("identity", f"{body.coordinator} signed, not {coordinator[:64]}")
     return _ok("identity", f"signed by {coordinator}, as expected")
 
 

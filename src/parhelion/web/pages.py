@@ -57,7 +57,7 @@ class Pages:
             await self._api(scope, receive, send)
             return
         try:
-            self._api.door.guard.check(dict(scope["headers"]))
+            self._api.door.guard.check(dict(scope["headers"]), scope["scheme"])
         except Problem as problem:
             await reply(problem).write(send, ())
             return

@@ -92,8 +92,11 @@ async def test_jobs_beyond_the_slots_wait_and_are_all_served(
 
 async def test_a_score_in_flight_fails_with_the_host(mortal: Mortal) -> None:
     engine, _ = mortal
+    # A host that stands still cannot have answered, however fast the machine is.
+    os.kill(engine.pid, signal.SIGSTOP)
     scoring = asyncio.create_task(engine.score(PROMPT, list(range(3000)), ENDLESS, 1))
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.1)
+    assert not scoring.done()
     os.kill(engine.pid, signal.SIGKILL)
     with pytest.raises(Problem) as caught:
         await scoring

@@ -66,14 +66,31 @@ async def bare_greedy(path: Path, prompts: list[tuple[int, ...]], tokens: int) -
     return msgspec.json.decode(out.splitlines()[-1], type=list[list[int]])
 
 
-async def test_a_seed_gives_mostly_the_same_text_alone_and_in_a_batch_of_8(
+async def test_a_seed_gives_the_same_text_alone_and_in_a_batch_of_8(
     engine: EngineHost, new_job: NewJob, smollm2: Path
 ) -> None:
-    jobs = [new_job(ids, 16, 0.8, seed=n) for n, ids in enumerate(english(smollm2))]
+    jobs = [
+        new_job(said, 6 + 10 * (n % 4), 0.8, seed=n) for n, said in enumerate(2 * english(smollm2))
+    ]
     alone = [ids(await steps(engine, job)) for job in jobs]
-    together = [ids(made) for made in await asyncio.gather(*(steps(engine, job) for job in jobs))]
-    # Cells may lie in another order; bench/batch_invariance.py counts how often, and says why.
-    assert sum(a == b for a, b in zip(alone, together, strict=True)) >= 5
+    together = [ids(made) for made in await eight_at_a_time(engine, jobs)]
+    same = sum(a == b for a, b in zip(alone, together, strict=True))
+    # A GPU's sums depend on the batch's shape; bench/batch_invariance.py counts more of them.
+    assert same == len(jobs) if engine.describe().device == "cpu" else same >= 8
+    for job, output in list(zip(jobs, together, strict=True))[:4]:
+        found = await engine.score(job.prompt_ids, output, job.params, job.seed)
+        assert found == () or engine.describe().device != "cpu"
+
+
+async def eight_at_a_time(engine: EngineHost, jobs: list[Job]) -> list[list[Step]]:
+    """Whenever one has ended the next begins: cells become free while others run."""
+    seats = asyncio.Semaphore(8)
+
+    async def seated(job: Job) -> list[Step]:
+        async with seats:
+            return await steps(engine, job)
+
+    return await asyncio.gather(*map(seated, jobs))
 
 
 def english(path: Path) -> list[tuple[int, ...]]:
@@ -163,8 +180,8 @@ async def test_a_shared_prefix_is_reused_in_its_scope_with_the_same_greedy_ids(
     assert cached[-1].cached == 300
     assert foreign[-1].cached == 0
     assert ids(cached) == ids(foreign)
-    # 0.3 is the number at 1,000 tokens (see bench/engine_ratio.py); a busy machine is given twice.
-    assert second_s < 0.6 * first_s
+    # How much is the bench's business (0.3 at 1,000 tokens): 300 may take a fast machine 20 ms.
+    assert second_s < first_s
 
 
 async def timed(engine: EngineHost, job: Job) -> tuple[float, list[Step]]:
@@ -178,36 +195,60 @@ async def timed(engine: EngineHost, job: Job) -> tuple[float, list[Step]]:
     return first_s, made
 
 
+WATCHED_S = 20.0
+"""How much of a long prefill a test waits for."""
+
+SETTLING, PACED = 30, 60
+"""Steps of each stream before its pace is normal, and those that say what normal is."""
+
+
 async def test_running_streams_keep_their_pace_during_a_4000_token_prefill(
     engine: EngineHost, new_job: NewJob
 ) -> None:
     streams = [new_job(prompt(n, 10), 3000, params=no_end(0.8)) for n in (1, 2)]
     arrivals: list[list[float]] = [[], []]
+    arrived = asyncio.Event()
 
     async def listen(job: Job, times: list[float]) -> None:
         async for _ in engine.generate(job):
             times.append(time.monotonic())
+            arrived.set()
+
+    async def until_each_has(counts: list[int]) -> None:
+        async with asyncio.timeout(60):
+            while any(len(times) < n for times, n in zip(arrivals, counts, strict=True)):
+                arrived.clear()
+                await arrived.wait()
 
     listening = [
         asyncio.create_task(listen(job, times))
         for job, times in zip(streams, arrivals, strict=True)
     ]
-    await asyncio.sleep(2.5)
+    await until_each_has([SETTLING + PACED] * 2)
     began = time.monotonic()
     long = new_job(prompt(50, 4000), 1)
     prefilling = asyncio.create_task(steps(engine, long))
-    # The bench waits for the whole prefill; here six seconds of it are enough.
-    await asyncio.wait([prefilling], timeout=6.0)
+    # On two cores it takes a minute or two: `python -m bench batching` waits for all of it.
+    await asyncio.wait([prefilling], timeout=WATCHED_S)
     ended = time.monotonic()
-    for job in (*streams, long):
+    engine.cancel(long.job, 0)
+    made = await prefilling
+    # The streams go on by themselves: a machine that became slower meanwhile is not our doing.
+    seen = list(map(len, arrivals))
+    await until_each_has([n + PACED for n in seen])
+    for job in streams:
         engine.cancel(job.job, 0)
-    await asyncio.gather(prefilling, *listening)
-    normal = [b - a for times in arrivals for a, b in pairs(times[30:]) if b < began]
-    during = [b - a for times in arrivals for a, b in pairs(times) if began < a and b < ended]
-    assert len(during) > 100
+    await asyncio.gather(*listening)
+    gaps = [gap for times in arrivals for gap in pairs(times[SETTLING:])]
+    normal = [b - a for a, b in gaps if b < began] + [
+        b - a for times, n in zip(arrivals, seen, strict=True) for a, b in pairs(times[n + 2 :])
+    ]
+    during = [b - a for a, b in gaps if began < a and b < ended]
+    # A fast machine is through in a second, a busy one takes few steps in twenty.
+    assert len(during) >= 10
     assert p95(during) < 3 * p95(normal)
-    prefilled = max(step.prefilled for step in prefilling.result())
-    assert prefilled > 50  # The running streams did not starve the newcomer either.
+    prefilled = max(step.prefilled for step in made)
+    assert prefilled > 200  # The running streams did not starve the newcomer either.
 
 
 def pairs(times: list[float]) -> itertools.pairwise[tuple[float, float]]:

@@ -96,6 +96,8 @@ FOREIGN = (
     {"host": "evil.example:3001"},
     {"host": "192.0.2.7"},
     {"origin": "https://evil.example"},
+    {"origin": "http://6.6.6.6"},
+    {"origin": "http://localhost:9999"},
     {"origin": "null"},
 )
 

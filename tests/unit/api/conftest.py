@@ -101,6 +101,11 @@ class Catalogue:
             raise Problem(ProblemCode.ARTEFACT_INVALID, "no GGUF file", param="path")
         return self.put(id, dict(rates))
 
+    async def remove(self, id: str) -> models.Model:
+        if id == next(iter(self._models)):
+            raise Problem(ProblemCode.CONFLICT, "the default", param="id")
+        return self._models.pop(id)
+
     async def set_rate(
         self, id: str, asset: str, *, prompt_micro: int, completion_micro: int
     ) -> Rate:
@@ -135,7 +140,6 @@ class Answer:
     def __init__(self, request: str, model: str, script: Script) -> None:
         self.request = request
         self.model = model
-        self.created_s = 1_800_000_000
         self.receipt = kin("rcpt", request)
         self.prompt_tokens = 7
         self.disconnects = 0
@@ -240,6 +244,9 @@ class Coordinator:
     def health(self) -> Health:
         status: Any = self.status
         return Health(status=status, model=MODEL, nodes=1, need=1, local=True)
+
+    def takes_prompts(self) -> bool:
+        return self.status == "ready"
 
     def nodes(self) -> tuple[NodeView, ...]:
         return (
@@ -348,6 +355,7 @@ class Pool:
     receipts: proof.Receipts
     store: store.Store
     clock: Clock
+    access: identity.NodeAccess
 
     def start(
         self,
@@ -472,4 +480,4 @@ async def make_pool(folder: Path, config: Config) -> Pool:
         node_key=identity.NodeKey.load_or_create(folder / "coordinator.key"),
         admin_key=ADMIN_KEY,
     )
-    return Pool(app, coordinator, catalogue, keys, accounts, books, receipts, file, clock)
+    return Pool(app, coordinator, catalogue, keys, accounts, books, receipts, file, clock, access)

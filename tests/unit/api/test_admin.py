@@ -7,15 +7,19 @@ from typing import Any
 
 import pytest
 
+from parhelion.words import Problem
+
 ADMIN = "adm-test-key"
 ROUTES = [
     ("POST", "/v1/keys"),
     ("GET", "/v1/keys"),
     ("DELETE", "/v1/keys/key_x"),
     ("POST", "/v1/models"),
+    ("DELETE", "/v1/models/Acme/Small-1"),
     ("POST", "/v1/invites"),
     ("POST", "/v1/nodes/12D3KooWx/revoke"),
     ("POST", "/v1/nodes/12D3KooWx/allow"),
+    ("POST", "/v1/nodes/12D3KooWx/succeed"),
     ("POST", "/v1/backup"),
 ]
 
@@ -92,6 +96,23 @@ async def test_only_a_local_folder_grants(pool: Any) -> None:
     assert (response.status, response.error["param"]) == (403, "grant")
 
 
+async def test_a_model_is_removed_by_its_id_and_the_default_is_not(
+    pool: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(b"GGUF")
+    body = {"id": "Lab/Tiny", "path": str(tmp_path / "tiny.gguf")}
+    assert (await pool.call("POST", "/v1/models", body, key=ADMIN)).status == 201
+    gone = await pool.call("DELETE", "/v1/models/Lab/Tiny", key=ADMIN)
+    assert (gone.status, gone.json) == (200, {"id": "Lab/Tiny", "removed": True})
+    assert (await pool.call("GET", "/v1/models/Lab/Tiny")).status == 404
+    assert (await pool.call("DELETE", "/v1/models/Lab/Tiny", key=ADMIN)).status == 404
+    kept = await pool.call("DELETE", "/v1/models/Acme/Small-1", key=ADMIN)
+    assert (kept.status, kept.error["code"]) == (409, "conflict")
+    for path, methods in (("Acme/Small-1", "DELETE, GET, HEAD"), ("Acme/Small-1/rates", "PUT")):
+        odd = await pool.call("PATCH", f"/v1/models/{path}", key=ADMIN)
+        assert (odd.status, odd.headers["allow"]) == (405, f"{methods}, OPTIONS")
+
+
 async def test_a_model_is_added_at_the_pools_rates_and_its_rates_can_change(
     pool: Any, tmp_path: Path
 ) -> None:
@@ -136,7 +157,7 @@ async def test_a_rate_in_money_of_another_class_is_refused_by_words(pool: Any) -
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("PUT", "/v1/models/Acme/Small-1", "GET, HEAD, OPTIONS"),
+        ("PUT", "/v1/models/Acme/Small-1", "DELETE, GET, HEAD, OPTIONS"),
         ("GET", "/v1/models/Acme/Small-1/rates", "PUT, OPTIONS"),
         ("HEAD", "/v1/models/Acme/Small-1/rates", "PUT, OPTIONS"),
         ("POST", "/v1/models/Acme/Small-1/rates", "PUT, OPTIONS"),
@@ -170,6 +191,29 @@ async def test_a_revoked_node_is_expelled_at_once(pool: Any, tmp_path: Path) -> 
     back = await pool.call("POST", f"/v1/nodes/{peer}/allow", {}, key=ADMIN)
     assert back.json["state"] == "allowed"
     assert (await pool.call("POST", "/v1/nodes/none/revoke", {}, key=ADMIN)).status == 404
+
+
+async def test_a_key_is_succeeded_by_the_one_that_it_signed_for_and_its_session_ends(
+    pool: Any, tmp_path: Path
+) -> None:
+    from parhelion.identity import NodeKey, succeed
+
+    old, new, other = (NodeKey.load_or_create(tmp_path / name) for name in ("a", "b", "c"))
+    path = f"/v1/nodes/{old.peer}/succeed"
+    await pool.access.allow(old.peer)
+    record = succeed(old, new.peer, pool.clock.now_ms())
+    signed = {"new": new.peer, "at_ms": record.at_ms, "signature": record.signature}
+    for changed in ({"new": other.peer}, {"at_ms": record.at_ms + 1}, {"signature": "A" * 86}):
+        refused = await pool.call("POST", path, {**signed, **changed}, key=ADMIN)
+        assert (refused.status, refused.error["code"]) == (403, "link_refused")
+    assert pool.coordinator.expelled == []
+    done = await pool.call("POST", path, signed, key=ADMIN)
+    assert done.json == {"peer": old.peer, "state": "succeeded"}
+    assert pool.coordinator.expelled == [old.peer]
+    with pytest.raises(Problem, match="succeeded by another"):
+        await pool.access.admit(old.peer, None)
+    again = await pool.call("POST", path, signed, key=ADMIN)
+    assert again.status == 403
 
 
 async def test_a_backup_is_written_once_to_a_new_file(pool: Any, tmp_path: Path) -> None:

@@ -31,6 +31,23 @@ def test_every_problem_that_leaves_has_a_hint_also_where_the_room_had_none() -> 
         assert closer["hint"] == "closer"
 
 
+def test_hints_of_the_api_are_for_clients_and_name_no_command_of_the_operators() -> None:
+    for code, hint in HINTS.items():
+        assert "parhelion " not in hint.replace("ask the pool", ""), code
+
+
+async def test_what_a_client_may_not_or_cannot_have_is_said_in_words_for_clients(
+    pool: Any,
+) -> None:
+    for path, key, code in (
+        ("/v1/models/none", None, "model_not_found"),
+        ("/v1/credits/balance", "sk-prl-" + "A" * 43, "invalid_api_key"),
+    ):
+        response = await pool.call("GET", path, key=key)
+        assert response.error["code"] == code
+        assert "parhelion " not in response.error["message"] + response.error["hint"]
+
+
 NOWHERE = "rcpt_" + "0" * 26
 
 
@@ -103,7 +120,7 @@ async def test_405_names_the_methods(pool: Any) -> None:
 async def test_options_names_every_method_of_a_path(pool: Any) -> None:
     for path, methods in (
         ("/v1/keys", "GET, HEAD, POST, OPTIONS"),
-        ("/v1/models/a/b", "GET, HEAD, OPTIONS"),
+        ("/v1/models/a/b", "DELETE, GET, HEAD, OPTIONS"),
         ("/v1/inference", "POST, OPTIONS"),
     ):
         response = await pool.call("OPTIONS", path)
@@ -250,32 +267,78 @@ ORIGIN = ApiConfig(cors_origins=("https://app.example",))
 def test_a_foreign_host_is_refused(config: ApiConfig, host: bytes, ours: bool) -> None:
     guard = Guard(config)
     if ours:
-        guard.check({b"host": host})
+        guard.check({b"host": host}, "http")
         return
     with pytest.raises(Problem) as refused:
-        guard.check({b"host": host})
+        guard.check({b"host": host}, "http")
     assert refused.value.code is ProblemCode.FORBIDDEN
 
 
 @pytest.mark.parametrize(
-    ("config", "origin", "ours"),
+    ("config", "host", "origin", "ours"),
     [
-        (ApiConfig(), b"http://localhost:3002", True),
-        (ApiConfig(), b"https://evil.example", False),
-        (ApiConfig(), b"null", False),
-        (ApiConfig(), b"file://", False),
-        (ApiConfig(), b"http://localhost.evil.example", False),
-        (ORIGIN, b"https://app.example", True),
-        (ORIGIN, b"https://app.example.evil", False),
+        # The address that the request went to, and the page of the same machine.
+        (ApiConfig(), b"localhost:3001", b"http://localhost:3001", True),
+        (ApiConfig(), b"localhost:3001", b"http://localhost:3002", True),
+        (ApiConfig(), b"127.0.0.1:3001", b"http://LOCALHOST:3002", True),
+        (ApiConfig(), b"[::1]:3001", b"http://[::1]:3001", True),
+        (ApiConfig(), b"localhost", b"http://localhost", True),
+        (ApiConfig(), b"localhost:80", b"http://localhost", True),
+        (LAN, b"192.168.1.5:3001", b"http://192.168.1.5:3001", True),
+        (LAN, b"192.168.1.5:3001", b"http://192.168.1.5:3002", True),
+        (LAN, b"pool.example:3001", b"http://pool.example:3002", True),
+        # Other servers on this machine, and the same machine by another scheme or name.
+        (ApiConfig(), b"localhost:3001", b"http://localhost:9999", False),
+        (ApiConfig(), b"localhost:3001", b"http://127.0.0.1:3001", False),
+        (ApiConfig(), b"localhost:3001", b"https://localhost:3001", False),
+        (ApiConfig(), b"localhost:3001", b"http://localhost", False),
+        (ApiConfig(), b"localhost:3001", b"http://localhost:3001x", False),
+        (ApiConfig(), b"localhost:3001", b"http://localhost:", False),
+        (ApiConfig(), b"localhost:3001", b"http://localhost.evil.example:3002", False),
+        # Strangers, whose address may be written in digits like ours.
+        (LAN, b"192.168.1.5:3001", b"http://6.6.6.6", False),
+        (LAN, b"192.168.1.5:3001", b"http://6.6.6.6:3001", False),
+        (LAN, b"192.168.1.5:3001", b"http://6.6.6.6:3002", False),
+        (LAN, b"192.168.1.5:3001", b"http://localhost:3002", False),
+        (LAN, b"127.0.0.1:3001", b"http://192.168.1.5:3001", False),
+        (ApiConfig(), b"localhost:3001", b"https://evil.example", False),
+        (ApiConfig(), b"localhost:3001", b"null", False),
+        (LAN, b"192.168.1.5:3001", b"null", False),
+        (ApiConfig(), b"localhost:3001", b"file://", False),
+        (ApiConfig(), b"localhost:3001", b"", False),
+        (ApiConfig(), None, b"http://localhost:3001", False),
+        (ORIGIN, b"localhost:3001", b"https://app.example", True),
+        (ORIGIN, b"localhost:3001", b"https://app.example.evil", False),
+        (ORIGIN, b"localhost:3001", b"http://app.example", False),
     ],
 )
-def test_a_foreign_origin_is_refused(config: ApiConfig, origin: bytes, ours: bool) -> None:
-    guard = Guard(config)
+def test_a_foreign_origin_is_refused(
+    config: ApiConfig, host: bytes | None, origin: bytes, ours: bool
+) -> None:
+    guard = Guard(config, web_port=3002)
+    fields = {b"origin": origin} if host is None else {b"host": host, b"origin": origin}
     if ours:
-        guard.check({b"host": b"localhost", b"origin": origin})
+        guard.check(fields, "http")
         return
+    with pytest.raises(Problem) as refused:
+        guard.check(fields, "http")
+    assert refused.value.code is ProblemCode.FORBIDDEN
+    # Who is no browser sends no Origin, and is not asked for one.
+    guard.check({b"host": host or b"localhost"}, "http")
+
+
+def test_over_a_certificate_of_ours_the_page_is_https() -> None:
+    guard = Guard(ApiConfig())
+    guard.check({b"host": b"localhost", b"origin": b"https://localhost:443"}, "https")
     with pytest.raises(Problem):
-        guard.check({b"host": b"localhost", b"origin": origin})
+        guard.check({b"host": b"localhost", b"origin": b"http://localhost:443"}, "https")
+
+
+async def test_the_page_may_call_wherever_it_got_its_port(pool: Any) -> None:
+    headers = {"origin": "http://localhost:41234"}
+    assert (await pool.call("GET", "/v1/models", headers=headers)).status == 403
+    pool.app.page_is_at(41234)
+    assert (await pool.call("GET", "/v1/models", headers=headers)).status == 200
 
 
 async def test_a_rebound_name_gets_403_before_anything_happens(pool: Any) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from parhelion.cli.client import connect, tidy
@@ -15,6 +16,8 @@ from parhelion.cli.durations import duration_ms
 from parhelion.cli.keys import micro_of
 from parhelion.cli.options import Client
 from parhelion.cli.say import amount
+from parhelion.identity import NodeKey, Succession
+from parhelion.identity.succession import check
 from parhelion.words import Problem, ProblemCode
 
 Run = Callable[..., tuple[int, str, str]]
@@ -171,6 +174,19 @@ def test_without_the_admin_key_a_command_says_where_to_run_it(parhelion: Run, ap
     assert "hint: run it on the coordinator's machine" in err
 
 
+def test_a_model_is_removed_with_the_admin_key_and_the_reason_of_a_refusal_is_said(
+    parhelion: Run, api: Any
+) -> None:
+    api.answers["DELETE /v1/models/a/b"] = (200, {"id": "a/b", "removed": True})
+    remove = ("models", "remove", "a/b", *api.options())
+    assert parhelion(*remove)[:2] == (0, "removed a/b\n")
+    assert api.asked[-1] == ("DELETE /v1/models/a/b", "Bearer the-admin", None)
+    error = {"message": "it is the default", "hint": "start it with another one first"}
+    api.answers["DELETE /v1/models/a/b"] = (409, {"error": {**error, "code": "conflict"}})
+    code, _, err = parhelion(*remove)
+    assert (code, error["message"] in err, error["hint"] in err) == (1, True, True)
+
+
 def test_models_are_listed_with_prices_a_million(parhelion: Run, api: Any) -> None:
     model = {
         "id": "a/b",
@@ -178,9 +194,14 @@ def test_models_are_listed_with_prices_a_million(parhelion: Run, api: Any) -> No
         "context_length": 8192,
         "digest": "b179c9523d0e6a",
     }
-    api.answers["GET /v1/models"] = (200, {"data": [model]})
+    away = {**model, "id": "c/d", "available": False}
+    here = {**model, "available": True}
+    api.answers["GET /v1/models"] = (200, {"data": [here, away, model]})
     _, out, _ = parhelion("models", "list", *api.options())
-    assert out.splitlines()[1].split() == ["a/b", "8192", "4", "4", "b179c9523d0e"]
+    heads, *rows = [line.split() for line in out.splitlines()]
+    assert rows[0] == ["a/b", "yes", "8192", "4", "4", "b179c9523d0e"]
+    at = heads.index("AVAILABLE")
+    assert [row[at] for row in rows] == ["yes", "no", "-"]
 
 
 def test_a_model_is_added_by_its_whole_path_and_named_by_its_stem(
@@ -227,6 +248,59 @@ def test_the_coordinators_own_words_and_hint_are_shown(parhelion: Run, api: Any)
     api.answers["GET /v1/credits/balance"] = (402, body)
     code, _, err = parhelion("credits", *api.options())
     assert (code, err) == (1, "error: too little credit\n\nhint: top\n")
+
+
+def test_who_is_in_charge_here_is_told_what_they_can_do_beside_the_clients_words(
+    parhelion: Run, api: Any
+) -> None:
+    body = {"error": {"message": "nobody serves it", "code": "no_node", "hint": "try again"}}
+    api.answers["GET /v1/models"] = (503, body)
+    err = parhelion("models", "list", *api.options())[2]
+    assert "hint: try again; yours to start: parhelion join" in err
+    # At an address that was typed in, nobody is in charge.
+    err = parhelion("models", "list", "--api", api.base)[2]
+    assert err == "error: nobody serves it\n\nhint: try again\n"
+
+
+def test_a_new_key_takes_the_old_ones_place_by_what_the_old_one_signed(
+    parhelion: Run, api: Any, tmp_path: Path
+) -> None:
+    old = NodeKey.load_or_create(tmp_path / "node" / "node.key")
+    where = ["--data", str(tmp_path / "node")]
+    code, out, err = parhelion("nodes", "succession", str(tmp_path / "new"), *where)
+    assert code == 0 and "nodes succeed FILE" in err
+    record = msgspec.json.decode(out, type=Succession)
+    assert record.old == old.peer
+    assert record.new == NodeKey.load_or_create(tmp_path / "new" / "node.key").peer
+    check(record, record.at_ms)
+    file = tmp_path / "succession.json"
+    file.write_text(out)
+    line = f"POST /v1/nodes/{old.peer}/succeed"
+    api.answers[line] = (200, {"peer": old.peer, "state": "succeeded"})
+    assert parhelion("nodes", "succeed", str(file), *api.options())[:2] == (
+        0,
+        f"succeeded {old.peer}\n",
+    )
+    sent = {"new": record.new, "at_ms": record.at_ms, "signature": record.signature}
+    assert api.asked[-1] == (line, "Bearer the-admin", sent)
+
+
+def test_a_succession_that_cannot_be_is_usage(parhelion: Run, api: Any, tmp_path: Path) -> None:
+    file = tmp_path / "none.json"
+    for text in (None, "[]", "{}", "x", '{"old": "bad"}'):
+        if text is not None:
+            file.write_text(text)
+        assert parhelion("nodes", "succeed", str(file), *api.options())[0] == 2
+    empty, node = tmp_path / "empty", tmp_path / "node"
+    assert parhelion("nodes", "succession", str(node), "--data", str(empty))[0] == 2
+    NodeKey.load_or_create(node / "node.key")
+    assert parhelion("nodes", "succession", str(node), "--data", str(node))[0] == 2
+    assert not (empty / "node.key").exists()
+
+
+def test_no_node_is_said_of_now_and_not_of_ever(parhelion: Run, api: Any) -> None:
+    api.answers["GET /v1/nodes"] = (200, {"data": []})
+    assert parhelion("nodes", *api.options())[2] == "no node is here now\n"
 
 
 def test_an_error_without_a_hint_gets_ours(parhelion: Run, api: Any) -> None:
@@ -307,6 +381,12 @@ def test_amounts_and_durations_are_exact() -> None:
     assert micro_of("0.00568") == 5680
     assert micro_of("0") == 0
     assert duration_ms("30d") == 30 * 86_400_000
+    assert [duration_ms(text) // 1000 for text in ("90s", "15m", "12h", "2w")] == [
+        90,
+        900,
+        43_200,
+        1_209_600,
+    ]
     with pytest.raises(Problem):
         duration_ms("soon")
     assert [amount(n) for n in (0, 1, -1, 5680, 10_000_000)] == [

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import resource
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,7 +120,8 @@ def test_what_the_system_refuses_is_told_and_not_a_traceback(
     [
         ("receipt verify", "--evidence", ("--data", "--key", "--api-port", "--config")),
         ("models pull", "--json", ("--data", "--key", "--api-port")),
-        ("join", "--data", ("--api-port", "--web-port")),
+        ("join", "--data", ("--api-port", "--web-port", "--empty-model")),
+        ("up", "--model", ("--empty-model", "()]")),
         ("keys list", "--data", ("--key", "--web-port")),
         ("chat", "--key", ("--web-port", "--config")),
     ],
@@ -181,9 +184,11 @@ def test_wrong_settings_are_a_problem_that_names_the_key(parhelion: Run, tmp_pat
     assert str(tmp_path / "config.toml") in err
 
 
-def test_a_wrong_variable_is_named(parhelion: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_variable_is_named(
+    parhelion: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PARHELION_API_PORT", "many")
-    code, _, err = parhelion("nodes")
+    code, _, err = parhelion("nodes", "--data", str(tmp_path))
     assert (code, err.splitlines()[0]) == (
         1,
         "error: PARHELION_API_PORT: api.port: expected int, got str",
@@ -191,7 +196,7 @@ def test_a_wrong_variable_is_named(parhelion: Run, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_reader_that_closes_early_is_no_error() -> None:
-    command = f"{sys.executable} -m parhelion --help | true; exit ${{PIPESTATUS[0]}}"
+    command = f"{shlex.quote(sys.executable)} -m parhelion --help | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr

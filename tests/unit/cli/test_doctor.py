@@ -18,7 +18,8 @@ import pytest
 from parhelion.bootstrap.coordinator import MIGRATIONS
 from parhelion.cli import checks
 from parhelion.cli.checks import Line
-from parhelion.cli.doctor import date_seconds, look, port_free, shown
+from parhelion.cli.doctor import date_seconds, look, other_host, port_free, shown
+from parhelion.cli.inspection import QUICK_LIMIT_BYTES
 from parhelion.cli.options import Client
 from parhelion.engines.prove import judge, prove
 from parhelion.engines.toolchain import find_compiler
@@ -30,8 +31,18 @@ from parhelion.words import AssetClass, Problem, ProblemCode
 
 Run = Callable[..., tuple[int, str, str]]
 
-READY = {"state": "ready", "name": "amber", "slots": 16, "served": 3, "failed": 0}
-FAILED = {"state": "failed", "name": "blue", "reason": "engine crashed"}
+READY = {
+    "state": "ready",
+    "name": "amber",
+    "slots": 16,
+    "served": 3,
+    "failed": 0,
+    "models": ["a/b"],
+}
+FAILED = {"state": "failed", "name": "blue", "reason": "engine crashed", "models": ["a/b"]}
+SUSPECT = {"state": "suspect", "name": "grey", "reason": "silent for 5.0 s", "models": ["a/b"]}
+WAITING = {"status": "waiting", "model": "a/b", "nodes": 0, "need": 1}
+OPEN = {"status": "ready", "model": "a/b", "nodes": 1, "need": 1}
 
 
 def state(line: Line) -> str:
@@ -102,24 +113,48 @@ def test_a_port_that_another_program_holds_fails_and_our_own_does_not() -> None:
 
 def test_a_coordinator_that_is_absent_waits_or_drains_changes_its_line() -> None:
     assert state(checks.coordinator(None)) == "warn"
-    assert state(checks.coordinator({"status": "waiting", "nodes": 1, "need": 2})) == "warn"
+    waiting = checks.coordinator({"status": "waiting", "nodes": 1, "need": 2})
+    assert (state(waiting), "waits for nodes" in waiting.detail) == ("ok", True)
     assert state(checks.coordinator({"status": "draining"})) == "fail"
     assert state(checks.coordinator({"status": "ready", "model": "a/b"})) == "ok"
 
 
-def test_a_node_that_leaves_or_fails_changes_its_line() -> None:
-    assert state(checks.node(None)) == "warn"
-    assert state(checks.node([])) == "fail"
-    assert state(checks.node([FAILED])) == "fail"
-    assert state(checks.node([READY, FAILED])) == "warn"
-    assert "engine crashed" in checks.node([READY, FAILED]).detail
-    assert state(checks.node([READY])) == "ok"
+def test_a_node_that_leaves_or_is_silent_changes_its_line() -> None:
+    assert state(checks.node(None, None)) == "warn"
+    assert state(checks.node([], WAITING)) == "fail"
+    assert state(checks.node([SUSPECT], WAITING)) == "fail"
+    assert state(checks.node([READY, SUSPECT], OPEN)) == "warn"
+    assert "silent for 5.0 s" in checks.node([READY, SUSPECT], OPEN).detail
+    assert state(checks.node([READY], OPEN)) == "ok"
+    assert state(checks.node([READY], {**WAITING, "need": 2})) == "warn"
+    assert "1 of 2 have joined" in checks.node([READY], {**WAITING, "need": 2}).detail
 
 
-def test_an_engine_that_is_gone_or_keeps_failing_changes_its_line() -> None:
-    assert state(checks.engine(None)) == "warn"
+def test_a_failed_engine_is_its_own_line_and_not_the_nodes() -> None:
+    assert state(checks.node([FAILED], WAITING)) == "ok"
+    assert state(checks.node([READY, FAILED], OPEN)) == "ok"
     assert state(checks.engine([FAILED])) == "fail"
+    assert state(checks.engine([READY, FAILED])) == "warn"
+    for nodes in ([FAILED], [READY, FAILED]):
+        assert "blue failed engine crashed" in checks.engine(nodes).detail
+
+
+def test_a_node_without_the_pools_default_model_is_none() -> None:
+    other = {**READY, "models": ["a/other"]}
+    line = checks.node([other], WAITING)
+    assert (state(line), "none serves a/b" in line.detail) == ("fail", True)
+    assert state(checks.node([other, READY], OPEN)) == "ok"
+
+
+def test_an_engine_that_is_unknown_or_keeps_failing_changes_its_line() -> None:
+    for unknown in (None, [], [SUSPECT]):
+        line = checks.engine(unknown)
+        assert (state(line), line.detail.startswith("unknown")) == ("warn", True)
     assert state(checks.engine([{**READY, "failed": 9}])) == "fail"
+    # One failure and no answer yet is no pattern, and three are.
+    assert state(checks.engine([{**READY, "served": 0, "failed": 1}])) == "warn"
+    assert state(checks.engine([{**READY, "served": 0, "failed": 3}])) == "fail"
+    assert state(checks.engine([{**READY, "served": 9, "failed": 3}])) == "ok"
     assert state(checks.engine([READY])) == "ok"
 
 
@@ -130,10 +165,29 @@ def test_a_full_disk_warns_and_then_fails() -> None:
 
 
 def test_a_clock_two_minutes_off_warns() -> None:
-    assert state(checks.clock(1000.0, None)) == "ok"
-    assert state(checks.clock(1000.0, 1100.0)) == "ok"
-    assert state(checks.clock(1000.0, 1121.0)) == "warn"
-    assert state(checks.clock(1121.0, 1000.0)) == "warn"
+    for where in (None, "pool.example"):
+        assert state(checks.clock(1000.0, 1100.0, where)) == "ok"
+        assert state(checks.clock(1000.0, 1121.0, where)) == "warn"
+        assert state(checks.clock(1121.0, 1000.0, where)) == "warn"
+
+
+def test_the_clock_says_what_it_was_compared_with() -> None:
+    alone = checks.clock(1000.0, None, None)
+    assert (state(alone), "not compared" in alone.detail) == ("warn", True)
+    assert "this very clock" in checks.clock(1000.0, 1000.0, None).detail
+    assert "within 8 s" in checks.clock(1000.0, 1007.6, "pool.example").detail
+    assert "pool.example" in checks.clock(1000.0, 1007.6, "pool.example").detail
+
+
+def test_only_a_coordinator_named_by_its_address_has_a_clock_of_its_own(api: Any) -> None:
+    api.answers["GET /health"] = (200, OPEN)
+    api.answers["GET /v1/nodes"] = (200, {"data": [READY]})
+    assert look(Client(data=api.data)).elsewhere is None
+    assert look(Client(data=api.data, api=api.base)).elsewhere is None
+    for address in ("http://pool.example:3001", "pool.example:3001", "https://pool.example"):
+        assert other_host(address) == "pool.example"
+    for address in ("http://localhost:3001", "[::1]:3001", "127.0.0.1"):
+        assert other_host(address) is None
 
 
 def test_what_the_coordinator_tells_is_read_from_it(api: Any) -> None:
@@ -143,7 +197,7 @@ def test_what_the_coordinator_tells_is_read_from_it(api: Any) -> None:
     seen = look(Client(data=api.data))
     assert seen.health == {"status": "waiting", "nodes": 0, "need": 1}
     assert seen.nodes == [READY]
-    assert state(checks.clock(time.time(), seen.date_s)) == "warn"
+    assert state(checks.clock(time.time(), seen.date_s, seen.elsewhere)) == "warn"
     assert int(api.base.rsplit(":", 1)[1]) in seen.ports
 
 
@@ -176,7 +230,7 @@ def test_the_command_prints_every_line_once_and_json_says_the_same(
     others = ["coordinator", "node", "engine", "disk", "clock"]
     assert [line["name"] for line in told["lines"]] == [*names, *others]
     states = {line["name"]: line["state"] for line in told["lines"]}
-    assert (states["library"], states["model"], states["coordinator"]) == ("fail", "fail", "warn")
+    assert (states["library"], states["model"], states["coordinator"]) == ("warn", "fail", "warn")
     assert (code, told["ok"]) == (1, False)
 
 
@@ -211,7 +265,7 @@ def test_a_settings_file_that_is_broken_fails_its_line_and_the_rest_goes_on(
     line = line_of(parhelion, data, "config")
     assert line["state"] == "fail"
     assert "config.toml" in line["detail"]
-    assert line_of(parhelion, data, "clock")["state"] == "ok"
+    assert line_of(parhelion, data, "disk")["detail"].endswith("MiB free")
 
 
 @pytest.mark.parametrize("name", ["admin.key", "first-key", "coordinator.key", "node/node.key"])
@@ -240,6 +294,28 @@ def test_a_database_that_is_damaged_or_does_not_balance_fails(parhelion: Run, da
     assert line_of(parhelion, data, "database")["state"] == "fail"
     path.unlink()
     assert line_of(parhelion, data, "database")["state"] == "ok"
+
+
+def test_a_database_too_large_for_a_quick_look_is_not_called_sound(
+    parhelion: Run, data: Path
+) -> None:
+    path = data / "parhelion.db"
+    line = line_of(parhelion, data, "database")
+    assert (line["state"], "every page" in line["detail"]) == ("ok", True)
+    with sqlite3.connect(path) as books:
+        books.execute("INSERT INTO accounts (id, kind, opened_at_ms) VALUES ('a', 'user', 1)")
+        books.execute(
+            "INSERT INTO balances (account, asset, unbounded, credits_posted)"
+            " VALUES ('a', 'PRLX.local', 0, 5)"
+        )
+    # A hole at the end takes no room on the disk, and SQLite reads only the pages that it counts.
+    os.truncate(path, QUICK_LIMIT_BYTES + 1)
+    line = line_of(parhelion, data, "database")
+    assert (line["state"], "not checked" in line["detail"]) == ("warn", True)
+    assert "1,024 MiB" in line["detail"]
+    assert "parhelion doctor --full" in line["hint"]
+    line = line_of(parhelion, data, "database", "--full")
+    assert (line["state"], "credits are 5" in line["detail"]) == ("fail", True)
 
 
 def test_the_ports_are_those_of_this_folders_own_coordinator(parhelion: Run, api: Any) -> None:

@@ -95,6 +95,21 @@ def test_the_join_command_names_a_models_file_without_the_owners_path() -> None:
     assert "needs" not in waiting(READY, 1, ("smollm2",))
 
 
+def test_on_loopback_it_is_said_that_no_other_machine_can_join() -> None:
+    for need, where in (
+        (1, "In another terminal of this machine:"),
+        (2, "a --data DIR of its own:"),
+    ):
+        said = waiting(READY, need, ())
+        assert where in said
+        assert "On each machine" not in said
+        assert f"parhelion join -s '{READY.join}'" in said
+        assert "--host 0.0.0.0" in said and "an invite" in said
+    open_to_all = msgspec.structs.replace(READY, lan_api="http://192.0.2.7:3001")
+    assert "On each machine:" in waiting(open_to_all, 2, ())
+    assert "--host" not in waiting(open_to_all, 2, ())
+
+
 def test_where_others_can_reach_it_their_address_and_who_may_use_it_are_said() -> None:
     open_to_all = msgspec.structs.replace(READY, lan_api="http://192.0.2.7:3001")
     assert "http://192.0.2.7:3001" in welcome(open_to_all)
@@ -111,6 +126,10 @@ def test_who_joins_and_leaves_is_told_in_a_line_and_when_it_serves() -> None:
     assert news(two, left) == "clear-magpie left; 1 of 2 here"
     nobody = Pool(need=2, ready=(), complete=False)
     assert news(left, nobody).endswith("waiting: no prompt can be served now")
+    strangers = Pool(need=1, ready=("red-fox",), complete=False)
+    assert news(None, strangers).endswith(
+        "none of them serves this pool's model; join as the command says"
+    )
 
 
 def test_this_machines_own_node_is_no_news(capsys: pytest.CaptureFixture[str]) -> None:

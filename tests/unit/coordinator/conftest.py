@@ -107,22 +107,24 @@ def model_card(**changes: Any) -> ModelCard:
 
 
 class Catalogue:
-    """One model at one rate."""
+    """One model at one rate; `default` is another one that stands before it."""
 
     def __init__(self, rate: Rate) -> None:
         self.model = Model(model_card())
+        self.default: Model | None = None
         self.rate = rate
 
     def models(self) -> tuple[Model, ...]:
-        return (self.model,)
+        return (self.model,) if self.default is None else (self.default, self.model)
 
     def resolve(self, name: str | None) -> Model:
-        if name not in (None, self.model.card.id):
-            raise Problem(ProblemCode.MODEL_NOT_FOUND, "no such model")
-        return self.model
+        for model in self.models():
+            if name in (None, model.card.id):
+                return model
+        raise Problem(ProblemCode.MODEL_NOT_FOUND, "no such model")
 
     def by_digest(self, digest: str) -> Model | None:
-        return self.model if digest == self.model.card.digest else None
+        return next((model for model in self.models() if model.card.digest == digest), None)
 
     def rates(self, model_id: str) -> tuple[Rate, ...]:
         return (self.rate,)
@@ -131,7 +133,11 @@ class Catalogue:
 class Tokeniser:
     """Prompts are ids already."""
 
-    async def prepare(self, model: Model, ask: Ask) -> tuple[int, ...]:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    async def prepare(self, model: Model, ask: Ask, line: str) -> tuple[int, ...]:
+        self.lines.append(line)
         assert isinstance(ask.prompt, tuple)
         return ask.prompt
 
@@ -308,6 +314,7 @@ class Pool:
             completion_micro=2_000_000,
         )  # fmt: skip
         self.catalogue = Catalogue(self.rate)
+        self.tokeniser = Tokeniser()
         self.fakes: list[FakeNode] = []
         self.asked = 0
 
@@ -340,7 +347,7 @@ class Pool:
             entropy=os.urandom,
             key=self.key,
             catalogue=self.catalogue,  # type: ignore[arg-type]
-            tokeniser=Tokeniser(),  # type: ignore[arg-type]
+            tokeniser=self.tokeniser,  # type: ignore[arg-type]
             gate=self.gate,
             ledger=self.ledger,
             receipts=self.receipts,
@@ -414,6 +421,15 @@ class Pool:
         answer = await self.coordinator.serve(self.ask(**fields), Credentials(bearer=secret))
         assert isinstance(answer, Answer)
         return answer
+
+    async def begin(self, secret: str, **fields: Any) -> asyncio.Task[Answer]:
+        """A request that has its place or waits for one, however slow the disk is."""
+        before = self.coordinator.places.waiting
+        task = asyncio.create_task(self.serve(secret, **fields))
+        async with asyncio.timeout(SOON_S):
+            while not task.done() and self.coordinator.places.waiting == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        return task
 
     async def settled(self) -> None:
         """Return when no request is running."""

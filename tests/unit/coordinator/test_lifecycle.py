@@ -6,9 +6,10 @@ import asyncio
 import logging
 from typing import Any
 
+import msgspec
 import pytest
 
-from parhelion.words import Problem, ProblemCode, kin
+from parhelion.words import Problem, ProblemCode, ServedModel, kin
 
 
 async def test_a_pool_waits_for_its_nodes_once_and_is_then_ready_while_one_is_there(
@@ -35,12 +36,34 @@ async def test_a_pool_waits_for_its_nodes_once_and_is_then_ready_while_one_is_th
     assert health().status == "waiting"
 
 
+async def test_ready_means_that_a_prompt_without_a_model_is_served(closed_pool: Any) -> None:
+    pool = closed_pool
+    own = pool.catalogue.model
+    card = msgspec.structs.replace(own.card, id="tests/first", digest="9" * 64)
+    pool.catalogue.default = type(own)(card)
+    await pool.open(need=1)
+    coordinator = pool.coordinator
+    await pool.node()
+    # The one node serves the second model only.
+    health = coordinator.health()
+    assert (health.status, health.model, health.nodes) == ("waiting", "tests/first", 1)
+    _account, secret = await pool.user(1000)
+    with pytest.raises(Problem) as caught:
+        await pool.serve(secret)
+    assert caught.value.code == ProblemCode.NO_NODE
+    assert coordinator.takes_prompts(), "prompts for the second model are served"
+    answer = await pool.serve(secret, model="tests/abc")
+    assert answer.model == "tests/abc"
+
+    await pool.node(models=(ServedModel(digest="9" * 64, context=1000),))
+    assert (coordinator.health().status, coordinator.health().model) == ("ready", "tests/first")
+
+
 async def test_a_drain_lets_running_answers_end_and_takes_no_new_ones(pool: Any) -> None:
     node = await pool.node(slots=1)
     _account, secret = await pool.user(1000)
     answer = await pool.serve(secret)
-    queued = asyncio.create_task(pool.serve(secret))
-    await asyncio.sleep(0.05)
+    queued = await pool.begin(secret)
     job = await node.job()
     draining = asyncio.create_task(pool.coordinator.drain(5.0))
     await asyncio.sleep(0.01)

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from parhelion import proof
-from parhelion.link import Cut, Heartbeat, JobFailed, Open, Register, Signed, Steps, Welcome
+from parhelion.link import Cut, Heartbeat, JobFailed, Knock, Open, Register, Signed, Steps, Welcome
 from parhelion.words import Problem, ProblemCode, ServedModel, Step
 
 
@@ -308,6 +308,43 @@ async def test_one_nodes_misbehaviour_touches_no_other(pool: Any) -> None:
     await pool.assert_settled()
 
 
+async def knocked(pool: Any, invite: str | None) -> Any:
+    """What a fresh node hears that knocks: the Welcome, or the Bye that refuses it."""
+    node = pool.fake()
+    node.carrier.hear(Knock(invite=invite))
+    await pool.coordinator.attend(node.carrier)
+    assert pool.coordinator.registry.member(node.peer) is None
+    welcomes = node.said(Welcome)
+    return welcomes[0] if welcomes else node.carrier.bye
+
+
+async def test_a_knock_tells_whether_it_may_come_and_spends_nothing(pool: Any) -> None:
+    pool.access._mode = "invite"
+    invite = await pool.invites.create(uses=1, ttl_s=60)
+    assert "by invite" in (await knocked(pool, None)).message
+    assert "unknown, used up" in (await knocked(pool, "A" * 22)).message
+    for _ in range(3):
+        assert (await knocked(pool, invite)).accepted == ()
+    node = pool.fake()
+    await pool.join(node, invite)
+    assert node.said(Welcome), "the one use was still there"
+    assert "unknown, used up" in (await knocked(pool, invite)).message
+    # It was admitted, so it may come again without one.
+    node.carrier = type(node.carrier)(node.peer)
+    node.carrier.hear(Knock())
+    await pool.coordinator.attend(node.carrier)
+    assert node.said(Welcome)
+    assert pool.coordinator.registry.member(node.peer) is not None, "its session goes on"
+
+
+async def test_a_revoked_node_hears_it_when_it_knocks(pool: Any) -> None:
+    node = pool.fake()
+    await pool.access.revoke(node.peer, "x")
+    node.carrier.hear(Knock())
+    await pool.coordinator.attend(node.carrier)
+    assert "revoked" in node.carrier.bye.message
+
+
 async def test_ids_that_were_not_accepted_are_no_speed(pool: Any) -> None:
     node = await pool.node()
     node.signs = False
@@ -323,6 +360,60 @@ async def test_ids_that_were_not_accepted_are_no_speed(pool: Any) -> None:
     assert member.node.ids_made == 3
     node.sign(job, 3)
     await pool.read(answer)
+
+
+async def test_the_speed_that_is_shown_is_that_of_decoding(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    member = pool.coordinator.registry.member(node.peer)
+
+    async def seconds(passed_s: float) -> None:
+        await asyncio.sleep(0.001)
+        pool.clock.s += passed_s
+        member.node.heard_s = pool.clock.s
+
+    first = await pool.serve(secret, max_tokens=21)
+    job = await node.job()
+    node.prefill(job)
+    await seconds(9.0)
+    assert pool.coordinator.nodes()[0].tokens_per_s is None
+    # The first id comes with the prefill; twenty more take one second, in two parts.
+    node.step(job, [pool.A])
+    await seconds(0.5)
+    node.step(job, [pool.A] * 10)
+    node.beat()
+    await seconds(0.5)
+    node.finish(job, [pool.A] * 10)
+    await pool.read(first)
+    await seconds(5.0)
+    node.beat()
+    await asyncio.sleep(0.001)
+    assert pool.coordinator.nodes()[0].tokens_per_s == pytest.approx(20.0)
+    # What the router goes by has the prefill in it: ids that are kept back are no speed.
+    assert member.node.tokens_per_s < 10
+    assert (member.node.decoding, member.node.ids_decoded) == (0, 0)
+    await pool.assert_settled()
+
+
+async def test_two_streams_at_once_are_one_time_of_decoding(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    member = pool.coordinator.registry.member(node.peer)
+    answers = [await pool.serve(secret, max_tokens=11) for _ in range(2)]
+    jobs = [await node.job(number) for number in range(2)]
+    for job in jobs:
+        node.step(job, [pool.A])
+    await asyncio.sleep(0.001)
+    pool.clock.s += 1.0
+    member.node.heard_s = pool.clock.s
+    for job in jobs:
+        node.finish(job, [pool.A] * 10)
+    for answer in answers:
+        await pool.read(answer)
+    node.beat()
+    await asyncio.sleep(0.001)
+    assert pool.coordinator.nodes()[0].tokens_per_s == pytest.approx(20.0)
+    await pool.assert_settled()
 
 
 async def test_more_ids_than_max_tokens_are_misbehaviour_also_after_the_cut(pool: Any) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from parhelion.coordinator.progress import LONGEST_STILL_S, Progress, still_limit_s
+from parhelion.coordinator.registry import TRIAL_PAUSE_LIMIT_S, TRIAL_PAUSE_S, Node
 from parhelion.link import Cut, Open
 from parhelion.words import Problem, ProblemCode
 
@@ -26,6 +27,15 @@ async def pass_time(pool: Any, seconds: int) -> None:
 def state(pool: Any, node: Any) -> tuple[str, str]:
     (view,) = [view for view in pool.coordinator.nodes() if view.peer == node.peer]
     return view.state, view.reason or ""
+
+
+async def until_failed(pool: Any, node: Any) -> None:
+    """Time goes on until the node is taken for stuck, which is a minute at most."""
+    for _ in range(int(LONGEST_STILL_S) + 2):
+        await pass_time(pool, 1)
+        if state(pool, node)[0] == "failed":
+            return
+    raise AssertionError("nobody noticed")
 
 
 async def test_a_job_that_a_beating_node_does_not_begin_is_served_by_another(pool: Any) -> None:
@@ -59,6 +69,8 @@ async def test_without_another_node_the_client_is_told_and_pays_nothing(pool: An
     with pytest.raises(Problem) as caught:
         await pool.serve(secret)
     assert caught.value.code == ProblemCode.NO_NODE
+    # Who asks cannot start a node: the words are for them.
+    assert "try again later" in caught.value.hint and "parhelion" not in caught.value.hint
     assert await pool.free_micro(account) == 1000
     await pool.assert_settled()
 
@@ -122,8 +134,7 @@ async def test_a_prompt_may_wait_for_the_prefill_of_an_older_one(pool: Any) -> N
         node.step(first, [pool.A])
         await pass_time(pool, 1)
     assert state(pool, node)[0] == "ready"
-    await pass_time(pool, int(LONGEST_STILL_S))
-    assert state(pool, node)[0] == "failed"
+    await until_failed(pool, node)
     node.sign(first, 3)
     node.sign(second, 0)
     for answer in answers:
@@ -158,6 +169,79 @@ async def test_a_failed_node_is_back_after_a_success_or_when_its_engine_is(pool:
     await asyncio.sleep(0.001)
     await pass_time(pool, 1)
     assert state(pool, node)[0] == "ready"
+
+
+async def stuck(pool: Any, node: Any, secret: str, number: int) -> None:
+    """One more job stands still at the node."""
+    answer = await pool.serve(secret)
+    await node.job(number)
+    await until_failed(pool, node)
+    with pytest.raises(Problem):
+        await pool.read(answer)
+
+
+async def test_after_a_pause_a_node_gets_one_job_on_trial_and_a_success_clears_it(
+    pool: Any,
+) -> None:
+    node = await pool.node()
+    account, secret = await pool.user(1000)
+    await stuck(pool, node, secret, 0)
+    await pass_time(pool, int(TRIAL_PAUSE_S) - 5)
+    assert state(pool, node)[0] == "failed"
+    await pass_time(pool, 5)
+    assert state(pool, node) == ("ready", "on trial: no progress on a job for 6 s")
+    asked = [asyncio.create_task(pool.serve(secret)) for _ in range(3)]
+    trial = await node.job(1)
+    await pass_time(pool, 2)
+    assert len(node.said(Open)) == 2, "one job, whoever else waits"
+    node.finish(trial, [pool.A] * 4)
+    for number in (2, 3):
+        # Both at once: the node has all its slots again.
+        await node.job(number)
+    for number in (2, 3):
+        node.finish(await node.job(number), [pool.A] * 4)
+    for answer in await asyncio.gather(*asked):
+        assert (await pool.read(answer))[0] == "aaaa"
+    await pass_time(pool, 1)
+    assert state(pool, node) == ("ready", "")
+    assert await pool.free_micro(account) == 1000 - 3 * 11
+    await pool.assert_settled()
+
+
+async def test_each_trial_that_fails_doubles_the_pause_and_a_success_forgets_that(
+    pool: Any,
+) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(10_000)
+    found = pool.coordinator.registry.member(node.peer).node
+    pauses = []
+    for number in range(3):
+        await stuck(pool, node, secret, number)
+        pauses.append(found.trial_from_s - pool.clock.s)
+        await pass_time(pool, int(pauses[-1]) + 1)
+        assert state(pool, node)[0] == "ready"
+    seconds = [round(pause_s / TRIAL_PAUSE_S, 1) for pause_s in pauses]
+    assert seconds == pytest.approx([1, 2, 4], abs=0.1)
+    answer = await pool.serve(secret)
+    node.finish(await node.job(3), [pool.A] * 4)
+    await pool.read(answer)
+    await stuck(pool, node, secret, 4)
+    assert found.trial_from_s - pool.clock.s <= TRIAL_PAUSE_S
+
+
+def test_jobs_that_stand_still_together_are_one_failure() -> None:
+    card: Any = None
+    node = Node(card=card, rooms={}, connected_at_ms=0, heard_s=0.0, idle_since_s=0.0)
+    for second in range(10):
+        node.stall("no progress", 100.0 + second)
+    assert (node.stalls, node.trial_from_s) == (1, 100.0 + TRIAL_PAUSE_S)
+    node.stall("no progress", 100.0 + TRIAL_PAUSE_S)
+    assert (node.stalls, node.trial_from_s) == (2, 100.0 + 3 * TRIAL_PAUSE_S)
+    for _ in range(2000):
+        node.stall("no progress", node.trial_from_s)
+    began_s = node.trial_from_s
+    node.stall("no progress", began_s)
+    assert node.trial_from_s == began_s + TRIAL_PAUSE_LIMIT_S
 
 
 async def test_time_in_which_we_did_not_look_is_not_the_nodes_silence(pool: Any) -> None:

@@ -13,17 +13,11 @@ from parhelion.link import Open, Signed
 from parhelion.words import Problem, ProblemCode
 
 
-async def begin(pool: Any, secret: str, **fields: Any) -> asyncio.Task[Any]:
-    task = asyncio.create_task(pool.serve(secret, **fields))
-    await asyncio.sleep(0.05)
-    return task
-
-
 async def test_accounts_take_turns_and_one_account_is_served_in_order(pool: Any) -> None:
     node = await pool.node(slots=1)
     busy = await pool.serve((await pool.user(1000))[1])
     (greedy, first), (modest, second) = await pool.user(1000), await pool.user(1000)
-    waiting = [await begin(pool, secret) for secret in (first, first, first, second)]
+    waiting = [await pool.begin(secret) for secret in (first, first, first, second)]
     assert pool.coordinator.places.waiting == 4
     order = []
     for number in range(5):
@@ -45,7 +39,7 @@ async def test_a_slot_that_comes_free_goes_to_who_waits(pool: Any) -> None:
     node = await pool.node(slots=1)
     _account, secret = await pool.user(1000)
     first = await pool.serve(secret)
-    waiting = await begin(pool, secret)
+    waiting = await pool.begin(secret)
     assert not waiting.done()
     await first.disconnect()
     second = await waiting
@@ -58,7 +52,7 @@ async def test_kv_tokens_are_reserved_like_slots(pool: Any) -> None:
     await pool.node(slots=8, kv_tokens=10)
     _account, secret = await pool.user(1000)
     first = await pool.serve(secret, max_tokens=4)
-    waiting = await begin(pool, secret, max_tokens=4)
+    waiting = await pool.begin(secret, max_tokens=4)
     assert not waiting.done()
     await first.disconnect()
     await (await waiting).disconnect()
@@ -91,9 +85,9 @@ async def test_a_client_that_leaves_the_queue_leaves_no_hold(pool: Any) -> None:
     await pool.node(slots=1)
     account, secret = await pool.user(1000)
     first = await pool.serve(secret)
-    waiting = await begin(pool, secret)
+    waiting = await pool.begin(secret)
     waiting.cancel()
-    await asyncio.sleep(0.05)
+    await asyncio.wait([waiting])
     assert pool.coordinator.places.waiting == 0
     await first.disconnect()
     assert await pool.free_micro(account) == 1000
@@ -107,11 +101,11 @@ async def test_the_queue_is_bounded_in_all_and_by_account(closed_pool: Any) -> N
     _account, secret = await pool.user(1000)
     _account, other = await pool.user(1000)
     first = await pool.serve(secret)
-    waiting = [await begin(pool, secret), await begin(pool, secret)]
+    waiting = [await pool.begin(secret), await pool.begin(secret)]
     with pytest.raises(Problem) as caught:
         await pool.serve(secret)
     assert caught.value.code == ProblemCode.QUEUE_SHARE_EXCEEDED
-    waiting.append(await begin(pool, other))
+    waiting.append(await pool.begin(other))
     with pytest.raises(Problem) as caught:
         await pool.serve(other)
     assert caught.value.code == ProblemCode.OVERLOADED
@@ -125,7 +119,7 @@ async def test_when_the_last_node_leaves_the_queue_is_told(pool: Any) -> None:
     node = await pool.node(slots=1)
     _account, secret = await pool.user(1000)
     first = await pool.serve(secret)
-    waiting = await begin(pool, secret)
+    waiting = await pool.begin(secret)
     node.die()
     with pytest.raises(Problem) as caught:
         await waiting
@@ -139,7 +133,7 @@ async def test_a_new_node_serves_who_waits(pool: Any) -> None:
     await pool.node(slots=1)
     _account, secret = await pool.user(1000)
     first = await pool.serve(secret)
-    waiting = await begin(pool, secret)
+    waiting = await pool.begin(secret)
     second = await pool.node(slots=1)
     answer = await waiting
     second.finish(await second.job(), [pool.A] * 4)
@@ -152,8 +146,8 @@ async def test_nobody_overtakes_a_larger_request_that_waits(pool: Any) -> None:
     await pool.node(slots=8, kv_tokens=14)
     _account, secret = await pool.user(1000)
     first = await pool.serve(secret, max_tokens=4)
-    large = await begin(pool, secret, max_tokens=7)
-    small = await begin(pool, secret, max_tokens=4)
+    large = await pool.begin(secret, max_tokens=7)
+    small = await pool.begin(secret, max_tokens=4)
     pool.coordinator.places.serve_queue()
     await asyncio.sleep(0.01)
     assert not large.done() and not small.done()
@@ -169,7 +163,7 @@ async def test_a_client_that_leaves_as_its_turn_comes_gives_the_slot_back(pool: 
     _account, secret = await pool.user(1000)
     first = await pool.serve(secret)
     job = await node.job()
-    waiting = await begin(pool, secret)
+    waiting = await pool.begin(secret)
     (relay,) = [r for r in pool.coordinator.service.live.values() if r and not r.attempts]
     leaving = asyncio.create_task(first.disconnect())
     await asyncio.sleep(0.01)
@@ -190,12 +184,12 @@ async def test_a_request_that_waits_for_a_large_node_blocks_no_small_one(pool: A
     _account, other = await pool.user(10_000)
     running = await pool.serve(secret, max_tokens=20)
     await large.job()
-    waiting = await begin(pool, secret, max_tokens=20)
+    waiting = await pool.begin(secret, max_tokens=20)
     assert not waiting.done()
-    first = await asyncio.wait_for(begin(pool, other, max_tokens=4), 1)
+    first = await asyncio.wait_for(pool.begin(other, max_tokens=4), 5)
     await small.job()
     # Behind the large one in the same account's line, and still not blocked by it.
-    second, third = await begin(pool, secret, max_tokens=4), await begin(pool, other, max_tokens=4)
+    second, third = await pool.begin(secret, max_tokens=4), await pool.begin(other, max_tokens=4)
     small.finish(await small.job(), [pool.A] * 4)
     await pool.read(await first)
     for number in (1, 2):
@@ -213,8 +207,8 @@ async def test_who_waits_for_a_large_node_is_not_overtaken_there(pool: Any) -> N
     small = await pool.node(slots=1, kv_tokens=10)
     _account, secret = await pool.user(10_000)
     running = [await pool.serve(secret, max_tokens=20), await pool.serve(secret, max_tokens=4)]
-    waiting = await begin(pool, secret, max_tokens=20)
-    later = await begin(pool, secret, max_tokens=4)
+    waiting = await pool.begin(secret, max_tokens=20)
+    later = await pool.begin(secret, max_tokens=4)
     await running[0].disconnect()
     await (await asyncio.wait_for(waiting, 1)).disconnect()
     assert [message.job.max_tokens for message in large.said(Open)][:2] == [20, 20]

@@ -74,8 +74,7 @@ async def test_a_job_that_is_handed_back_goes_to_another_node_without_an_error(p
     full = await pool.node()
     full.script = lambda node, job: node.fail(job, "overloaded")
     account, secret = await pool.user(1000)
-    waiting = asyncio.create_task(pool.serve(secret))
-    await asyncio.sleep(0.05)
+    waiting = await pool.begin(secret)
     other = await pool.node()
     answer = await waiting
     job = await other.job()

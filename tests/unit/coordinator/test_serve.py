@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import msgspec
 import pytest
 
+from parhelion.coordinator.attempt import Attempt
+from parhelion.coordinator.relay import Relay
 from parhelion.link import Cut, Open
 from parhelion.proof import verify
 from parhelion.words import Credentials, Problem, ProblemCode, kin
@@ -449,3 +452,28 @@ async def test_an_id_whose_text_is_held_back_is_not_journalled(pool: Any) -> Non
     assert (await reading).text == "bca"
     await answer.disconnect()
     await pool.assert_settled()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_what_a_request_was_is_freed_without_the_cycle_collector(
+    pool: Any, leaves: bool
+) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    gc.collect()
+    gc.disable()
+    try:
+        answer = await pool.serve(secret, max_tokens=2)
+        job = await node.job()
+        if leaves:
+            node.step(job, [pool.A])
+            await answer.disconnect()
+        else:
+            node.finish(job, [pool.A, pool.B])
+            await pool.read(answer)
+        await pool.settled()
+        del answer
+        left = [type(o).__name__ for o in gc.get_objects() if isinstance(o, Relay | Attempt)]
+    finally:
+        gc.enable()
+    assert left == []

@@ -69,8 +69,7 @@ async def test_the_sweeper_never_touches_the_hold_of_a_live_request(pool: Any) -
     node = await pool.node(slots=1)
     account, secret = await pool.user(1000)
     streaming = await pool.serve(secret)
-    queued = asyncio.create_task(pool.serve(secret))
-    await asyncio.sleep(0.05)
+    queued = await pool.begin(secret)
     for _ in range(3):
         await pool.coordinator.sweeper.sweep()
     assert len(await pool.ledger.open_holds()) == 2

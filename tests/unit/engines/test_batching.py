@@ -25,7 +25,13 @@ GREEDY = SamplerParams(temperature=0.0)
 class Bench:
     """A loop over a fake decoder, and what it said."""
 
-    def __init__(self, slots: int = 4, kv_tokens: int = 2000, can_rewind: bool = True) -> None:
+    def __init__(
+        self,
+        slots: int = 4,
+        kv_tokens: int = 2000,
+        can_rewind: bool = True,
+        keeps_order: bool = True,
+    ) -> None:
         self.said: list[FromHost] = []
         self.decoder = fake.FakeDecoder(kv_tokens)
         limits = Limits(
@@ -39,6 +45,7 @@ class Bench:
             step_budget_ms=80.0,
             eog=frozenset({0}),
             can_rewind=can_rewind,
+            keeps_order=keeps_order,
         )
         self.loop = Loop(self.decoder, fake.FakeBatch(), limits, self.said.append)
 
@@ -83,24 +90,28 @@ def truth(prompt: list[int], tokens: int) -> list[int]:
     return ids[len(prompt) :]
 
 
-prompts = st.lists(
+asks_of_jobs = st.lists(
     st.tuples(st.integers(1, 120), st.integers(1, 30), st.sampled_from(["", "a", "b"])),
     min_size=1,
     max_size=12,
 )
 
 
-@settings(max_examples=80, deadline=None)
-@given(prompts, st.integers(1, 5), st.integers(160, 900))
-def test_whatever_runs_beside_it_every_job_gets_its_own_ids_in_order(
-    asks: list[tuple[int, int, str]], slots: int, kv_tokens: int
-) -> None:
-    bench = Bench(slots=slots, kv_tokens=kv_tokens)
-    # Prompts share long prefixes, so that copying, taking over and evicting all happen.
-    jobs = [
+def jobs_of(asks: list[tuple[int, int, str]]) -> list[Job]:
+    """Prompts that share long prefixes, so that copying, taking over and evicting all happen."""
+    return [
         job(f"j{i}", [1 + k % 7 for k in range(size)] + [i], tokens, scope)
         for i, (size, tokens, scope) in enumerate(asks)
     ]
+
+
+@settings(max_examples=80, deadline=None)
+@given(asks_of_jobs, st.integers(1, 5), st.integers(160, 900), st.booleans())
+def test_whatever_runs_beside_it_every_job_gets_its_own_ids_in_order(
+    asks: list[tuple[int, int, str]], slots: int, kv_tokens: int, keeps_order: bool
+) -> None:
+    bench = Bench(slots=slots, kv_tokens=kv_tokens, keeps_order=keeps_order)
+    jobs = jobs_of(asks)
     bench.run(*jobs)
     for one in jobs:
         assert bench.ids(one.job) == truth(list(one.prompt_ids), one.max_tokens)
@@ -108,6 +119,61 @@ def test_whatever_runs_beside_it_every_job_gets_its_own_ids_in_order(
         assert steps[-1].finish == "length"
         assert [s.start for s in steps if s.ids] == list(range(one.max_tokens))
         assert all(step.finish is None for step in steps[:-1])
+
+
+@settings(max_examples=80, deadline=None)
+@given(asks_of_jobs, st.integers(1, 5), st.integers(160, 900))
+def test_a_running_streams_cells_always_lie_in_order(
+    asks: list[tuple[int, int, str]], slots: int, kv_tokens: int
+) -> None:
+    bench = Bench(slots=slots, kv_tokens=kv_tokens)
+    bench.run(*jobs_of(asks))
+    assert bench.decoder.disordered == 0
+
+
+def crowd(bench: Bench, jobs: int) -> None:
+    """Jobs of many lengths, so that one ends while others run."""
+    bench.run(*(job(f"c{i}", [1 + i % 60] * 20, 5 + 17 * (i % 5)) for i in range(jobs)))
+
+
+def test_where_order_does_not_matter_freed_cells_are_filled_at_once() -> None:
+    bench = Bench(keeps_order=False)
+    crowd(bench, 12)
+    assert bench.decoder.disordered > 0
+    assert bench.decoder.compactions == 0
+
+
+def test_retired_cells_are_bounded_however_many_jobs_pass() -> None:
+    bench = Bench(kv_tokens=4000)
+    most = 0
+    for i in range(60):
+        bench.loop.tell(Run(job=job(f"c{i}", [1 + i % 60] * 20, 5 + 17 * (i % 5))))
+    while not bench.loop.idle:
+        bench.loop.step()
+        most = max(most, bench.decoder.retired)
+    assert 256 < most <= 512 + 4 * 93
+    assert bench.decoder.compactions > 1
+    assert bench.decoder.disordered == 0
+
+
+def test_a_small_memory_is_compacted_in_time_and_never_runs_out() -> None:
+    bench = Bench(kv_tokens=400)
+    crowd(bench, 40)
+    assert bench.decoder.compactions > 3
+    assert all(len(bench.ids(f"c{i}")) == 5 + 17 * (i % 5) for i in range(40))
+
+
+def test_sequences_that_share_a_prefix_survive_a_compaction() -> None:
+    shared = [1 + i % 11 for i in range(300)]
+    bench = Bench(slots=6)
+    bench.run(job("first", [*shared, 20], 2, "mine"))
+    bench.run(
+        *(job(f"s{i}", [*shared, 30 + i], 150, "mine") for i in range(3)),
+        *(job(f"short{i}", [9] * 60, 20) for i in range(16)),
+    )
+    assert bench.decoder.compactions > 0
+    assert bench.decoder.disordered == 0
+    assert bench.ids("s2") == truth([*shared, 32], 150)
 
 
 def test_one_message_an_engine_step_carries_every_running_job() -> None:

@@ -20,15 +20,24 @@ milliseconds = st.floats(0.01, 500.0)
 
 
 @given(milliseconds, milliseconds, st.integers(0, 16))
-def test_prefill_keeps_a_step_within_its_limits_or_is_one_id(
+def test_prefill_keeps_within_its_limits_or_is_one_id(
     decode_ms: float, id_ms: float, streams: int
 ) -> None:
     ids = prefill_budget(Pace(decode_ms, id_ms), streams, 80.0, 512)
     assert 1 <= ids <= 512 - streams
     if ids > 1:
-        step_ms = ids * id_ms + (decode_ms if streams else 0.0)
-        assert step_ms <= max(80.0, 1.25 * decode_ms) + 1e-6
-        assert not streams or step_ms <= SMOOTH_RATIO * decode_ms + 1e-6
+        assert ids * id_ms <= 80.0 + 1e-6
+        assert not streams or decode_ms + ids * id_ms <= SMOOTH_RATIO * decode_ms + 1e-6
+
+
+@given(milliseconds, milliseconds, st.integers(0, 16))
+def test_prefill_takes_all_that_its_limits_leave(
+    decode_ms: float, id_ms: float, streams: int
+) -> None:
+    more = 1 + prefill_budget(Pace(decode_ms, id_ms), streams, 80.0, 10**6)
+    too_long = more * id_ms > 80.0
+    too_wide = streams > 0 and decode_ms + more * id_ms > SMOOTH_RATIO * decode_ms
+    assert too_long or too_wide
 
 
 prefills = st.lists(st.tuples(st.integers(1, 5000), st.integers(1, 600)), min_size=1, max_size=20)

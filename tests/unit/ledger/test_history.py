@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from parhelion.ledger import TREASURY, Bill, Entry, Worked, split
+from parhelion.ledger.sql import SOURCES
 from parhelion.words import Problem, ProblemCode
 
 Books = Any
@@ -174,3 +175,25 @@ async def test_history_reads_by_index_and_not_the_whole_table(books: Books) -> N
     scans = [str(row[3]) for row in plan if str(row[3]).startswith("SCAN ")]
     tables = ("holds", "transfers", "t", "h")
     assert not [scan for scan in scans if scan.split()[1] in tables], plan
+
+
+async def test_the_sources_of_an_account_are_its_grants_up_to_a_moment(lived: Books) -> None:
+    at_ms = lived.clock.at_ms
+    lived.clock.at_ms += 10
+    await lived.ledger.grant("acct_a", ASSET, 7, id="grant_late", reason="more")
+
+    async def sources(account: str, until_ms: int, limit: int = 9) -> list[str]:
+        found = await lived.ledger.sources(account, ASSET, until_ms=until_ms, limit=limit)
+        return [leg.id for leg in found]
+
+    assert await sources("acct_a", at_ms + 9) == ["grant_acct_a"]
+    assert await sources("acct_a", at_ms + 10) == ["grant_late", "grant_acct_a"]
+    assert await sources("acct_a", at_ms + 10, 1) == ["grant_late"]
+    # What an operator earned is no grant.
+    assert await lived.ledger.history("node:n", limit=9) != ()
+    assert await sources("node:n", at_ms + 10) == []
+
+
+async def test_no_earned_share_is_read_to_find_the_sources(lived: Books) -> None:
+    plan = await lived.store.read(f"EXPLAIN QUERY PLAN {SOURCES}", ("a", ASSET, 1, 1))
+    assert "transfers_received (credit=? AND asset=? AND at_ms<?)" in str(plan[0][-1])

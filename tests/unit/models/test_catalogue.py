@@ -137,3 +137,86 @@ async def test_an_impossible_rate_is_refused(
     with pytest.raises(Problem):
         await catalogue.add("Lab/One", files[0], rates={"PRLX.local": (price, 0)})
     assert catalogue.models() == ()
+
+
+async def test_what_is_put_first_is_the_default_until_the_process_ends(
+    store: Store, files: list[Path], tmp_path: Path
+) -> None:
+    catalogue = await Catalogue.open(store, Clock(), tmp_path)
+    for id, file in zip(("A/1", "A/2", "A/3"), files, strict=True):
+        await catalogue.add(id, file, rates=PRICES)
+    catalogue.put_first(["A/3", "A/2"])
+    assert catalogue.resolve(None).card.id == "A/3"
+    assert [model.card.id for model in catalogue.models()] == ["A/3", "A/2", "A/1"]
+    again = await Catalogue.open(store, Clock(), tmp_path)
+    assert again.resolve(None).card.id == "A/1"
+
+
+async def test_a_removed_model_is_gone_and_its_rates_and_id_stay(
+    store: Store, files: list[Path], tmp_path: Path
+) -> None:
+    catalogue = await Catalogue.open(store, Clock(), tmp_path)
+    await catalogue.add("Lab/One", files[0], rates=PRICES)
+    two = await catalogue.add("Lab/Two", files[1], rates=PRICES)
+    await catalogue.remove("Lab/Two")
+    for seen in (catalogue, await Catalogue.open(store, Clock(), tmp_path)):
+        assert [model.card.id for model in seen.models()] == ["Lab/One"]
+        assert seen.by_digest(two.card.digest) is None
+        assert [rate.version for rate in seen.rates("Lab/Two")] == [1]
+        for name in ("Lab/Two", "two"):
+            with pytest.raises(Problem) as caught:
+                seen.resolve(name)
+            assert caught.value.code is ProblemCode.MODEL_NOT_FOUND
+        with pytest.raises(Problem) as caught:
+            await seen.add("Lab/Two", files[2], rates=PRICES)
+        assert caught.value.code is ProblemCode.CONFLICT
+    with pytest.raises(Problem) as caught:
+        await catalogue.remove("Lab/Two")
+    assert caught.value.code is ProblemCode.MODEL_NOT_FOUND
+
+
+async def test_the_default_is_not_removed(store: Store, files: list[Path], tmp_path: Path) -> None:
+    catalogue = await Catalogue.open(store, Clock(), tmp_path)
+    await catalogue.add("Lab/One", files[0], rates=PRICES)
+    await catalogue.add("Lab/Two", files[1], rates=PRICES)
+    catalogue.put_first(["Lab/Two"])
+    with pytest.raises(Problem, match="default") as caught:
+        await catalogue.remove("Lab/Two")
+    assert caught.value.code is ProblemCode.CONFLICT
+    await catalogue.remove("Lab/One")
+    assert [model.card.id for model in catalogue.models()] == ["Lab/Two"]
+
+
+async def test_a_removed_model_comes_back_under_its_id_at_the_price_of_a_new_one(
+    store: Store, files: list[Path], tmp_path: Path
+) -> None:
+    catalogue = await Catalogue.open(store, Clock(), tmp_path)
+    await catalogue.add("Lab/One", files[0], rates=PRICES)
+    two = await catalogue.add("Lab/Two", files[1], rates={"PRLX.local": (0, 0)})
+    await catalogue.remove("Lab/Two")
+    # Removed while the pool was free, and added when it costs something: never for nothing.
+    await catalogue.turn("paid", PRICES)
+    back = await catalogue.add("Lab/Renamed", files[1], rates=PRICES)
+    assert back == two
+    (rate,) = catalogue.rates("Lab/Two")
+    assert (rate.version, rate.prompt_micro) == (2, 4_000_000)
+    again = await Catalogue.open(store, Clock(), tmp_path)
+    assert again.resolve("Lab/Two") == two
+    assert again.rates("Lab/Two") == (rate,)
+
+
+async def test_a_pool_that_turns_keeps_that_and_every_price_together(
+    store: Store, files: list[Path], tmp_path: Path
+) -> None:
+    catalogue = await Catalogue.open(store, Clock(), tmp_path)
+    assert catalogue.pricing is None
+    await catalogue.add("Lab/One", files[0], rates=PRICES)
+    await catalogue.add("Lab/Two", files[1], rates={"USDC.local": (1, 1)})
+    await catalogue.turn("free", {"PRLX.local": (0, 0)})
+    for seen in (catalogue, await Catalogue.open(store, Clock(), tmp_path)):
+        assert seen.pricing == "free"
+        assert [(r.asset, r.version, r.prompt_micro) for r in seen.rates("Lab/One")] == [
+            ("PRLX.local", 2, 0)
+        ]
+        # Of an asset that a model has no rate in, none is made.
+        assert [(r.asset, r.version) for r in seen.rates("Lab/Two")] == [("USDC.local", 1)]

@@ -71,19 +71,19 @@ def test_a_missing_file_is_an_invalid_artefact(tmp_path: Path) -> None:
     assert str(tmp_path) not in caught.value.message
 
 
-def test_a_header_without_context_is_refused(tmp_path: Path) -> None:
+def test_a_header_without_layers_is_refused(tmp_path: Path) -> None:
     name = b"general.architecture"
     pair = struct.pack("<Q", len(name)) + name + struct.pack("<IQ", 8, 5) + b"llama"
     path = tmp_path / "x.gguf"
     path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + pair)
-    with pytest.raises(Problem, match=r"llama\.context_length"):
+    with pytest.raises(Problem, match=r"llama\.block_count"):
         inspect(path, "lab/x", tmp_path)
 
 
 def test_a_part_of_a_split_model_is_refused_with_the_way_out(
     tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = gguf_file.read_header(tiny_gguf) | {"split.count": 3}
+    header = gguf_file.read_outline(tiny_gguf).header | {"split.count": 3}
     with pytest.raises(Problem, match="one of 3 parts") as caught:
         gguf_file._refuse_split(header)
     assert "--merge" in caught.value.hint

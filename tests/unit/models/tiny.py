@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import gguf
+import numpy as np
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
+
+TENSORS = ("token_embd.weight", "blk.0.attn_norm.weight", "blk.1.attn_norm.weight")
+"""No model, but one of each that a file is asked for."""
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' "
@@ -31,6 +36,7 @@ def write_bpe(
     template: str | None = CHATML,
     add_bos: bool = False,
     context: int = 65536,
+    tensors: Sequence[str] = TENSORS,
 ) -> Path:
     """A byte-level BPE: 256 bytes, `!!`, three control tokens and the user-defined `<think>`."""
     writer = _writer(path, context)
@@ -43,7 +49,7 @@ def write_bpe(
     writer.add_bos_token_id(259)
     writer.add_eos_token_id(258)
     writer.add_add_bos_token(add_bos)
-    return _finish(writer, path, template)
+    return _finish(writer, path, template, tensors)
 
 
 def write_spm(path: Path, *, template: str | None = None, context: int = 4096) -> Path:
@@ -74,10 +80,15 @@ def _writer(path: Path, context: int) -> gguf.GGUFWriter:
     return writer
 
 
-def _finish(writer: gguf.GGUFWriter, path: Path, template: str | None) -> Path:
+def _finish(
+    writer: gguf.GGUFWriter, path: Path, template: str | None, tensors: Sequence[str] = TENSORS
+) -> Path:
     if template is not None:
         writer.add_chat_template(template)
+    for name in tensors:
+        writer.add_tensor(name, np.zeros(32, np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
     writer.close()
     return path

@@ -14,6 +14,7 @@ from parhelion.payments.idempotency import Earlier
 from parhelion.payments.rules import (
     Payer,
     Replay,
+    check_idempotency_key,
     decide,
     idempotency_key,
     payer_and_rate,
@@ -35,6 +36,10 @@ def earlier(state: Any, billed_ids: int | None = None, body_hash: str = "same") 
     return Earlier(body_hash, "req_old", state, 2**64 - 1, billed_ids)
 
 
+def who_pays(payer: Payer | None, quote: Quote, pool_asset: str) -> tuple[Payer, Rate]:
+    return payer_and_rate(payer, quote.model.id, quote.rates, pool_asset)
+
+
 def decided(quote: Quote, before: Earlier | None, evidence_lives: bool = False) -> Grant | Replay:
     return decide(
         ASK,
@@ -51,20 +56,20 @@ def decided(quote: Quote, before: Earlier | None, evidence_lives: bool = False) 
 
 
 def test_no_credential_for_a_model_that_costs_is_401(quote: Any) -> None:
-    problem = problem_of(lambda: payer_and_rate(None, quote(), "PRLX.local"))
+    problem = problem_of(lambda: who_pays(None, quote(), "PRLX.local"))
     assert problem.code == ProblemCode.MISSING_CREDENTIALS
     assert "Bearer" in problem.hint
 
 
 def test_a_free_model_is_served_to_the_guest(quote: Any) -> None:
-    payer, rate = payer_and_rate(None, quote(micro=0), "PRLX.local")
+    payer, rate = who_pays(None, quote(micro=0), "PRLX.local")
     assert payer == Payer(GUEST, None, "PRLX.local")
     assert worst_cost(rate, 1000, 1000, None) == 0
 
 
 def test_a_model_that_is_free_in_another_asset_only_is_not_for_guests(quote: Any) -> None:
     problem = problem_of(
-        lambda: payer_and_rate(None, quote(micro=0, assets=("USDC.local",)), "PRLX.local")
+        lambda: who_pays(None, quote(micro=0, assets=("USDC.local",)), "PRLX.local")
     )
     assert problem.code == ProblemCode.MISSING_CREDENTIALS
 
@@ -79,24 +84,24 @@ def test_a_model_whose_prompt_or_answer_costs_is_not_free(quote: Any) -> None:
             completion_micro=completion_micro,
         )
         half = Quote(model=quote().model, prompt_ids=(), max_tokens=1, rates=(rate,))
-        problem = problem_of(lambda half=half: payer_and_rate(None, half, "PRLX.local"))
+        problem = problem_of(lambda half=half: who_pays(None, half, "PRLX.local"))
         assert problem.code == ProblemCode.MISSING_CREDENTIALS
 
 
 def test_a_key_pays_in_its_own_asset(quote: Any) -> None:
     both = quote(assets=("USDC.local", "PRLX.local"))
-    assert payer_and_rate(PAYER, both, "USDC.local") == (PAYER, both.rates[1])
+    assert who_pays(PAYER, both, "USDC.local") == (PAYER, both.rates[1])
 
 
 def test_a_key_keeps_its_account_also_where_the_model_is_free(quote: Any) -> None:
-    payer, _ = payer_and_rate(PAYER, quote(micro=0), "PRLX.local")
+    payer, _ = who_pays(PAYER, quote(micro=0), "PRLX.local")
     assert payer == PAYER
 
 
 def test_a_model_not_sold_in_the_keys_asset_is_refused_with_those_it_is_sold_in(
     quote: Any,
 ) -> None:
-    problem = problem_of(lambda: payer_and_rate(PAYER, quote(assets=("USDC.local",)), "PRLX.local"))
+    problem = problem_of(lambda: who_pays(PAYER, quote(assets=("USDC.local",)), "PRLX.local"))
     assert problem.code == ProblemCode.INVALID_REQUEST
     assert "USDC.local" in problem.message and "PRLX.local" in problem.message
 
@@ -178,10 +183,11 @@ def test_a_finished_one_without_evidence_is_409_and_names_the_receipt(quote: Any
     assert "rcpt_old" in problem.message
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256, "a\nb", "a\x00b"])
+@pytest.mark.parametrize("key", ["", "x" * 256, "a\nb", "a\x00b", "\u00e9", "a\u00a0b"])
 def test_a_key_that_cannot_be_is_refused(key: str) -> None:
-    ask = Ask(request="req_n", dialect="chat", prompt="x", idempotency_key=key)
-    assert problem_of(lambda: idempotency_key(ask, "a")).code == ProblemCode.INVALID_REQUEST
+    problem = problem_of(lambda: check_idempotency_key(key))
+    assert (problem.code, problem.param) == (ProblemCode.INVALID_REQUEST, "Idempotency-Key")
+    assert check_idempotency_key("x" * 255) == "x" * 255
 
 
 def test_a_guests_key_has_no_effect() -> None:

@@ -216,6 +216,21 @@ def test_another_coordinator_is_named(honest: Any) -> None:
     assert honest.coordinator.peer in checks[3].detail
 
 
+def test_whose_key_it_is_cannot_be_said_of_a_receipt_that_was_changed(honest: Any) -> None:
+    changed = honest.receipt_json.replace(b'"cost_micro":"', b'"cost_micro":"1', 1)
+    for coordinator in (honest.coordinator.peer, None):
+        checks = {c.name: c for c in verify(changed, None, coordinator)}
+        assert checks["signature"].state == "failed"
+        assert checks["identity"].state == "unchecked"
+        assert "signature does not hold" in checks["identity"].detail
+    other = NodeKey(b"another".ljust(32)).peer
+    checks = {c.name: c for c in verify(changed, None, other)}
+    assert checks["identity"].state == "failed"
+    # Unchanged, the same two questions are answered.
+    checks = {c.name: c for c in verify(honest.receipt_json, None, honest.coordinator.peer)}
+    assert checks["identity"].state == "ok"
+
+
 def test_a_receipt_signed_anew_by_another_fails_only_on_identity(honest: Any) -> None:
     thief: NodeKey = honest.first
     stolen = msgspec.structs.replace(honest.receipt, coordinator=thief.peer)

@@ -33,6 +33,15 @@ async def test_migrations_run_once_and_new_ones_later(opened: Opened, things: Mi
     await store.close()
 
 
+async def test_the_writer_waits_for_the_disk_and_not_only_for_its_cache(opened: Opened) -> None:
+    store = await opened()
+    asked = ("synchronous", "fullfsync", "checkpoint_fullfsync")
+    rows = await store.commit([Statement(name, f"PRAGMA {name}") for name in asked])
+    full, on = 2, 1
+    assert rows == [[(full,)], [(on,)], [(on,)]]
+    await store.close()
+
+
 async def test_a_newer_file_is_refused(opened: Opened, things: Migration) -> None:
     newer = Migration(72, "tests", "CREATE TABLE of_tomorrow(a) STRICT;".replace("a)", "a TEXT)"))
     await (await opened(migrations=(things, newer))).close()

@@ -32,7 +32,8 @@ async def get(api: Api, path: str, method: str = "GET", host: bytes = b"localhos
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "path": path, "method": method, "headers": [(b"host", host)]}
+    head = {"path": path, "method": method, "headers": [(b"host", host)]}
+    scope = {"type": "http", "scheme": "http", **head}
     pages: Any = build_pages(api)  # type: ignore[arg-type]
     await pages(scope, None, send)
     return sent

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from parhelion.bootstrap import knock
+from parhelion.config import Config
 from parhelion.testing.processes import Running, start_pool
+from parhelion.words import Problem, ProblemCode
 
 TWIN = "tests/twin"
 TOKENS = 100
@@ -98,6 +101,25 @@ def home(tmp_path: Path, paid: Any) -> Iterator[Any]:
     for one in homes:
         for pool in one.pools:
             pool.close()
+
+
+async def test_a_node_without_an_invite_learns_it_by_knocking_and_one_with_it_spends_none(
+    home: Any, tmp_path: Path
+) -> None:
+    pool = home({"PARHELION_NODES_ADMIT": "invite"}).paid
+    where, _, invite = pool.pool.ready["join"].partition("#")
+    answer = {"uses": 1, "ttl_s": 60}
+    _, _, made = pool.pool.call("POST", "/v1/invites", answer, key=pool.admin_key)
+    config = Config(data=str(tmp_path / "node"))
+    with pytest.raises(Problem, match="admits nodes by invite") as caught:
+        await knock(config, where)
+    assert caught.value.code is ProblemCode.LINK_REFUSED
+    assert "#INVITE" in caught.value.hint
+    with pytest.raises(Problem, match="unknown, used up or expired"):
+        await knock(config, f"{where}#{invite[:-1]}{'A' if invite[-1] != 'A' else 'B'}")
+    for _ in range(2):
+        assert await knock(config, f"{where}#{made['invite']}") is None
+    assert pool.states() == {}
 
 
 def test_by_invite_a_node_joins_with_the_printed_command_and_is_remembered(
