@@ -132,7 +132,7 @@ def test_a_model_whose_file_is_missing_is_known_and_cannot_be_served_now(
         assert (status, body["error"]["code"]) == (503, "artefact_unavailable")
         assert int(headers["retry-after"]) > 0
         assert str(tmp_path) not in json.dumps(body)
-        assert "models add" in body["error"]["hint"]
+        assert "another model" in body["error"]["hint"], "what the asker can do"
         assert served_by(pool)[0] == 200
         # Where the file is now: then only a node is missing.
         assert parhelion(data, "models", "add", str(tmp_path / "moved.gguf")).returncode == 0

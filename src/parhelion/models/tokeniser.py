@@ -126,7 +126,9 @@ class TokeniserHost:
             try:
                 await self.vocabulary(model)
             except Problem as problem:
-                log.error("vocabulary not loaded", extra={"model": model.card.id, "why": problem})
+                hint = "put its file back, or: parhelion models add FILE, models remove ID"
+                told = {"model": model.card.id, "why": problem, "hint": hint}
+                log.error("vocabulary not loaded", extra=told)
 
     async def stop(self) -> None:
         """End the host; whoever still waits gets DRAINING."""
