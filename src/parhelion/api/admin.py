@@ -236,10 +236,9 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
     @post("/v1/nodes/{peer:str}/succeed", name="nodes.succeed", status_code=200)
     async def succeed_node(request: Request[Any, Any, Any]) -> ASGIApp:
         body = await _body(request, rooms, Successor)
-        old = _peer(request.scope)
-        await rooms.access.succeed(
-            Succession(old=old, new=body.new, at_ms=body.at_ms, signature=body.signature)
-        )
+        old, new = _peer(request.scope), _checked(body.new, "new")
+        signed = Succession(old=old, new=new, at_ms=body.at_ms, signature=body.signature)
+        await rooms.access.succeed(signed)
         rooms.coordinator.expel(old, "this node's key was succeeded by another")
         return json_reply(NodeDecision(peer=old, state="succeeded"))
 
@@ -247,12 +246,16 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
 
 
 def _peer(scope: Scope) -> str:
-    peer = path_field(scope, "peer")
+    return _checked(path_field(scope, "peer"), "peer")
+
+
+def _checked(peer: str, param: str) -> str:
+    """A peer id that is a key's; there is nobody at what only looks like one."""
     try:
         public_of(peer)
     except Problem as problem:
         raise Problem(
-            ProblemCode.NOT_FOUND, problem.message, hint=problem.hint, param="peer"
+            ProblemCode.NOT_FOUND, problem.message, hint=problem.hint, param=param
         ) from problem
     return peer
 

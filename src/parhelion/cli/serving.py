@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import shutil
@@ -149,11 +150,11 @@ async def _until_stopped(served: Served, on_ready: Callable[[Ready], None]) -> N
 
     def asked_to_stop() -> None:
         if stop.is_set():
-            say.talk("ended without draining")
+            _told("ended without draining")
             # Children end by themselves when our side of their pipes closes.
             os._exit(EXIT_FORCED)
-        say.talk("\ndraining; once more ends at once")
         stop.set()
+        _told("\ndraining; once more ends at once")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         try:
@@ -161,6 +162,12 @@ async def _until_stopped(served: Served, on_ready: Callable[[Ready], None]) -> N
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(asked_to_stop))
     await served(on_ready=on_ready, stop=stop)
+
+
+def _told(text: str) -> None:
+    """Say it to whoever may be there: a terminal that was closed must not keep us from ending."""
+    with contextlib.suppress(OSError):
+        say.talk(text)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -206,6 +206,9 @@ async def test_a_key_is_succeeded_by_the_one_that_it_signed_for_and_its_session_
     for changed in ({"new": other.peer}, {"at_ms": record.at_ms + 1}, {"signature": "A" * 86}):
         refused = await pool.call("POST", path, {**signed, **changed}, key=ADMIN)
         assert (refused.status, refused.error["code"]) == (403, "link_refused")
+    nobody = {**signed, "new": "12D3KooW" + "1" * 44}
+    refused = await pool.call("POST", path, nobody, key=ADMIN)
+    assert (refused.status, refused.error["param"]) == (404, "new")
     assert pool.coordinator.expelled == []
     done = await pool.call("POST", path, signed, key=ADMIN)
     assert done.json == {"peer": old.peer, "state": "succeeded"}

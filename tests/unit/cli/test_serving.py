@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,6 +20,7 @@ from parhelion.cli.join import talk_of
 from parhelion.cli.options import Options
 from parhelion.cli.serve import SERVE_PORT
 from parhelion.cli.serving import (
+    _until_stopped,
     command_line,
     first_admin_key,
     for_person,
@@ -231,3 +234,19 @@ def _serve(drain_s: str) -> subprocess.Popen[str]:
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process
+
+
+def test_a_terminal_that_was_closed_does_not_keep_a_signal_from_ending_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def closed(_text: str) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("parhelion.cli.say.talk", closed)
+
+    async def served(*, on_ready: Any, stop: asyncio.Event) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(5):
+            await stop.wait()
+
+    asyncio.run(_until_stopped(served, lambda _ready: None))
