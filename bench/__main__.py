@@ -16,7 +16,14 @@ from pathlib import Path
 
 import psutil
 
-from bench import rows_batching, rows_engine, rows_ledger, rows_relay
+from bench import (
+    rows_batching,
+    rows_dispatch,
+    rows_engine,
+    rows_ledger,
+    rows_relay,
+    rows_survival,
+)
 from bench.rows import Row
 
 GROUPS: dict[str, Callable[[Path, bool], list[Row]]] = {
@@ -24,6 +31,8 @@ GROUPS: dict[str, Callable[[Path, bool], list[Row]]] = {
     "relay": rows_relay.measure,
     "engine": rows_engine.measure,
     "batching": rows_batching.measure,
+    "survival": rows_survival.measure,
+    "dispatch": rows_dispatch.measure,
 }
 
 

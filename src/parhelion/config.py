@@ -29,6 +29,9 @@ class ApiConfig(ClosedRecord, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: int = 3001
+    tls_cert: str = ""
+    """Certificate chain (PEM); with it and `tls_key` the API and the pages are served by https."""
+    tls_key: str = ""
     max_body_bytes: int = 4 * 1024 * 1024
     """A prompt of 128k tokens is under 1 MB of text; four times that is still cheap to refuse."""
     allowed_hosts: tuple[str, ...] = ()
@@ -65,6 +68,22 @@ class NodesConfig(ClosedRecord, frozen=True, kw_only=True):
     heartbeat_s: float = 2.0
     suspect_s: float = 4.0
     gone_s: float = 6.0
+    probe: bool = True
+    """Strangers get no paid work before their ids agree with our own engine's, if we have one."""
+    resume_wait_s: float = 10.0
+    """How long an answer that has begun and lost its node waits for one that can go on: an engine
+    restarts in a second or two, a node in a few; its client sees a pause instead of an error."""
+
+
+class LanConfig(ClosedRecord, frozen=True, kw_only=True):
+    """How pools and nodes of one network find each other (mDNS)."""
+
+    announce: Literal["auto", "always", "never"] = "auto"
+    """auto: where the API is bound to more than loopback."""
+    name: str = ""
+    """What the pool is called where it is announced; empty: a name made from its key."""
+    interfaces: tuple[str, ...] = ()
+    """Addresses of the interfaces to announce and look on; none: all of them."""
 
 
 class EngineConfig(ClosedRecord, frozen=True, kw_only=True):
@@ -75,6 +94,13 @@ class EngineConfig(ClosedRecord, frozen=True, kw_only=True):
     kv_tokens: int = 0
     step_budget_ms: int = 80
     gpu_layers: int = -1
+
+
+class FallbackConfig(ClosedRecord, frozen=True, kw_only=True):
+    """The coordinator's own engine, which serves when no node can; none while `models` is empty."""
+
+    models: tuple[str, ...] = ()
+    slots: int = 4
 
 
 class MoneyConfig(ClosedRecord, frozen=True, kw_only=True):
@@ -104,7 +130,9 @@ class Config(ClosedRecord, frozen=True, kw_only=True):
     web: WebConfig = WebConfig()
     limits: LimitsConfig = LimitsConfig()
     nodes: NodesConfig = NodesConfig()
+    lan: LanConfig = LanConfig()
     engine: EngineConfig = EngineConfig()
+    fallback: FallbackConfig = FallbackConfig()
     money: MoneyConfig = MoneyConfig()
     log: LogConfig = LogConfig()
 
@@ -177,7 +205,7 @@ def _from_environ(environ: Mapping[str, str]) -> list[tuple[str, str, dict[str, 
             found.append((name, "", {"data": value}))
         elif section in sections and section != "data" and key:
             # Lists are given with commas, so that no JSON has to be quoted in a shell.
-            is_list = key in {"allowed", "allowed_hosts", "cors_origins"}
+            is_list = key in {"allowed", "allowed_hosts", "cors_origins", "models", "interfaces"}
             given = value.split(",") if is_list else value
             found.append((name, section, {key: given}))
         else:

@@ -87,13 +87,6 @@ class AssetClass(StrEnum):
     MAIN = "main"
 
 
-class Money(Record, frozen=True, kw_only=True):
-    """An amount of one asset (`PRLX.local`, `USDC`, ...) in base units."""
-
-    asset: str
-    amount_micro: int
-
-
 class Rate(Record, frozen=True, kw_only=True):
     """What a model costs in one asset: base units per TOKENS_PER_RATE tokens, versioned."""
 
@@ -129,6 +122,27 @@ class SamplerParams(Record, frozen=True, kw_only=True):
     logit_bias: tuple[tuple[int, float], ...] = ()
 
 
+class MaxPrice(Record, frozen=True, kw_only=True):
+    """The highest rate that a client accepts, in base units per TOKENS_PER_RATE tokens."""
+
+    prompt_micro: int | None = None
+    completion_micro: int | None = None
+
+
+class ProviderPreferences(Record, frozen=True, kw_only=True):
+    """Which nodes a client wants, in OpenRouter's words; names are as `/v1/nodes` shows them.
+
+    `only` None: any. `order` comes first, then others if `allow_fallbacks`, by measured `sort`.
+    """
+
+    only: tuple[str, ...] | None = None
+    ignore: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
+    allow_fallbacks: bool = True
+    max_price: MaxPrice | None = None
+    sort: Literal["price", "throughput", "latency"] | None = None
+
+
 class Ask(Record, frozen=True, kw_only=True):
     """What a client asks for, whatever the dialect: exactly one of `messages` and `prompt`.
 
@@ -147,6 +161,7 @@ class Ask(Record, frozen=True, kw_only=True):
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
     deadline_s: float = 60.0
+    provider: ProviderPreferences | None = None
     idempotency_key: str | None = None
     body_hash: str = ""
 
@@ -258,7 +273,8 @@ class Placement(Record, frozen=True, kw_only=True):
 class Step(msgspec.Struct, frozen=True, array_like=True):
     """What one engine step made for one job: output ids from index `start` on.
 
-    An empty `ids` with `prefilled` > 0 reports prefill progress (prompt tokens in the KV cache).
+    An empty `ids` with `prefilled` > 0 reports prefill progress: how many ids that the job came
+    with, prompt and earlier output, are in the KV cache.
     `finish` is "eog" (the last id is end-of-text), "length", or a ProblemCode's value when the
     engine gave up; None while it goes on. `cached` is how many prompt tokens were reused.
     """
@@ -439,6 +455,7 @@ class ProblemCode(StrEnum):
     DRAINING = "draining"
     NODE_LOST = "node_lost"
     ENGINE_FAILED = "engine_failed"
+    ENGINE_CRASHED = "engine_crashed"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     CANCELLED = "cancelled"
     LINK_REFUSED = "link_refused"

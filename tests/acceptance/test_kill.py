@@ -36,6 +36,8 @@ is killed."""
 JOURNAL_S = 0.25
 """The longest that accepted ids are not journalled (DESIGN 6)."""
 
+OTHER = [{"role": "user", "content": "And a short one about the moon."}]
+
 RATE_MICRO_PER_TOKEN = 4
 
 
@@ -90,11 +92,11 @@ def node_of(pool: Running) -> dict[str, Any]:
     return nodes[0] if nodes else {}
 
 
-def test_a_killed_engine_ends_the_stream_with_an_error_and_bills_what_was_delivered(
+def test_an_engine_that_dies_again_and_again_ends_the_stream_and_bills_what_was_delivered(
     mortal: Running, tmp_path: Path
 ) -> None:
     before, _held = balance(mortal)
-    pieces, text, id, error = 0, "", "", None
+    pieces, text, id, error, killed = 0, "", "", None, set[int]()
     for event in mortal.stream("/v1/chat/completions", LONG):
         if "error" in event:
             error = event["error"]
@@ -102,10 +104,14 @@ def test_a_killed_engine_ends_the_stream_with_an_error_and_bills_what_was_delive
         id = event["id"]
         piece = event["choices"] and event["choices"][0]["delta"].get("content")
         text, pieces = text + (piece or ""), pieces + bool(piece)
-        if pieces == 20 and piece:
-            part(mortal, "parhelion.engines.host").kill()
+        engine = part(mortal, "parhelion.engines.host")
+        # Each after its first token: a new engine dies before it has shown that it can live.
+        if pieces >= 20 and piece and engine.pid not in killed:
+            killed.add(engine.pid)
+            engine.kill()
     assert error is not None, "a stream never ends quietly"
-    assert error["code"] in {"engine_failed", "node_lost"}
+    assert error["code"] == "poison_request", "as far as anybody can tell, it is the request"
+    assert len(killed) == 2
     after, held = balance(mortal)
     assert held == 0
     path = f"/v1/receipts/{id.replace('chatcmpl-', 'rcpt_')}?evidence=1"
@@ -122,12 +128,10 @@ def test_a_killed_engine_ends_the_stream_with_an_error_and_bills_what_was_delive
     assert before - after == int(receipt["cost_micro"]) == billed_tokens * RATE_MICRO_PER_TOKEN
 
     ready_again(mortal, 60)
-    # The same seed says the same: so many ids are this text, and no shorter one.
-    ask = {**LONG, "max_tokens": receipt["output_ids"]}
+    assert mortal.call("POST", "/v1/chat/completions", LONG)[0] == 400, "refused for an hour"
+    ask = {**LONG, "max_tokens": 8, "messages": OTHER}
     status, _headers, answer = mortal.call("POST", "/v1/chat/completions", ask)
     assert status == 200, answer
-    assert answer["choices"][0]["message"]["content"] == text
-    assert answer["usage"]["completion_tokens"] == receipt["completion_tokens"]
     assert mortal.stop() == 0
     assert imbalances(tmp_path / "data") == ()
 

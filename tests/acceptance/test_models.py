@@ -64,6 +64,7 @@ def test_the_first_model_of_this_start_answers_prompts_that_name_none(
         assert second.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_private_pool_is_ready_when_a_node_serves_its_model_and_not_before(
     tmp_path: Path, other: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_private_pool_is_ready_when_a_node_serves_its_model_and_not_before(
         assert pool.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_broken_file_is_not_added_and_a_model_is_removed_and_comes_back(
     tmp_path: Path, other: Path, smollm2: Path
 ) -> None:

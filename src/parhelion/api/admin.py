@@ -305,6 +305,7 @@ async def add(body: NewModel, rooms: Rooms) -> object:
         _check_class(rate.asset, rooms)
     first = {rate.asset: (int(rate.prompt), int(rate.completion)) for rate in rates}
     model = await catalogue.add(body.id, path, rates=first or _first_prices(catalogue))
+    rooms.coordinator.catalogue_changed()
     await _set_rates(model.card.id, rates, rooms)
     return model_body(model.card, catalogue, Served(rooms.coordinator))
 

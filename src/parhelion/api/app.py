@@ -8,7 +8,7 @@ from litestar import Litestar, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
-from parhelion.api import admin, credits, document, models, node_socket, receipts, status
+from parhelion.api import admin, credits, document, models, node_socket, nodes, receipts, status
 from parhelion.api.chat import Chat
 from parhelion.api.completions import Completions
 from parhelion.api.dialect import Dialect
@@ -21,7 +21,7 @@ from parhelion.api.inference import Inference
 from parhelion.api.limits import Limits
 from parhelion.api.operations import methods_at
 from parhelion.api.rooms import Rooms
-from parhelion.api.wire import LINGER_FACTOR, VISIT, without_body
+from parhelion.api.wire import HEAD, LINGER_FACTOR, VISIT, without_body
 from parhelion.words import Problem, ProblemCode
 
 
@@ -56,7 +56,7 @@ class Api(Litestar):
         """What is not a prompt: Litestar's routes, and a page for browsers where it has none."""
         if scope["method"] == "HEAD":
             # A monitor's question: whatever GET would say, without the body.
-            scope, send = {**scope, "method": "GET"}, without_body(send)
+            scope, send = {**scope, "method": "GET", HEAD: True}, without_body(send)
         app = self.front if self.front.wants(scope) else super().__call__
         await self.door.http(app, scope, receive, send)
 
@@ -70,6 +70,7 @@ def build_app(**joined: Any) -> Api:
         *models.handlers(rooms),
         *credits.handlers(rooms),
         *status.handlers(rooms),
+        *nodes.handlers(rooms),
         *receipts.handlers(rooms),
         *admin.handlers(rooms),
         *document.handlers(),

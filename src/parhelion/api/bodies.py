@@ -6,13 +6,15 @@ that a client which sends the neutral value passes, and one that asks for more i
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
+from parhelion.api.parse import refuse_unsupported
 from parhelion.api.plain import form
-from parhelion.words import SamplerParams
+from parhelion.words import DECIMALS, MaxPrice, ProviderPreferences, SamplerParams
 
 MESSAGES_LIMIT = 4096
 """A conversation of more turns than this does not fit into any context that we serve."""
@@ -30,6 +32,13 @@ BIAS_LIMIT = 1024
 
 TOP_K_LIMIT = 1024
 MODEL_LIMIT_CHARS = 256
+
+NAMES_LIMIT = 64
+NAME_LIMIT_CHARS = 128
+"""More than anybody writes by hand; an operator's id is a word and a peer id, 60 characters."""
+
+PRICE_LIMIT = 999_999_999
+"""Above every rate that the catalogue takes."""
 
 
 def _neutral(*values: Any) -> Meta:
@@ -58,6 +67,12 @@ MaxTokens = Annotated[int, Meta(ge=1, le=PROMPT_IDS_LIMIT)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1, description="Taken modulo 2**64.")]
 ModelName = Annotated[str, Meta(min_length=1, max_length=MODEL_LIMIT_CHARS)]
 PromptText = Annotated[str, Meta(min_length=1)]
+NodeName = Annotated[str, Meta(min_length=1, max_length=NAME_LIMIT_CHARS)]
+NodeNames = Annotated[list[NodeName], Meta(max_length=NAMES_LIMIT)]
+Price = (
+    Annotated[float, Meta(ge=0, le=PRICE_LIMIT)]
+    | Annotated[str, form("^[0-9]{1,9}([.][0-9]{1,18})?$", 'a decimal number such as "0.25"')]
+)
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 
 
@@ -72,6 +87,37 @@ class StreamOptions(Closed, frozen=True, kw_only=True):
     include_obfuscation: bool | None = None
 
 
+class PriceLimit(Closed, frozen=True, kw_only=True):
+    """Whole units of the asset for 1,000,000 tokens; the others are never charged here."""
+
+    prompt: Price | None = None
+    completion: Price | None = None
+
+    request: Price | None = None
+    image: Price | None = None
+    audio: Price | None = None
+
+
+class ProviderBody(Closed, frozen=True, kw_only=True):
+    """OpenRouter's `provider` object; names are a node's name, its peer id, or its operator."""
+
+    only: NodeNames | None = None
+    ignore: NodeNames | None = None
+    order: NodeNames | None = None
+    allow_fallbacks: bool | None = None
+    max_price: PriceLimit | None = None
+    sort: Literal["price", "throughput", "latency"] | None = None
+
+    require_parameters: bool | None = None
+
+    data_collection: Annotated[Any, _neutral("allow")] = None
+    zdr: Annotated[Any, _neutral(False)] = None
+    enforce_distillable_text: Annotated[Any, _neutral(False)] = None
+    quantizations: Annotated[Any, _neutral([])] = None
+    preferred_min_throughput: Annotated[Any, _neutral()] = None
+    preferred_max_latency: Annotated[Any, _neutral()] = None
+
+
 class Basic(Closed, frozen=True, kw_only=True):
     """What every dialect takes."""
 
@@ -80,6 +126,7 @@ class Basic(Closed, frozen=True, kw_only=True):
     temperature: Annotated[float, _number(0, 2, "0 is greedy; absent is 1.")] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    provider: ProviderBody | None = None
 
 
 class Sampled(Basic, frozen=True, kw_only=True):
@@ -197,6 +244,10 @@ def refused_fields(body: type[msgspec.Struct]) -> dict[str, tuple[Any, ...]]:
     return found
 
 
+PROVIDER_HINT = "remove it, or send its neutral value; docs/api.md says which fields are honoured"
+_REFUSED_OF_PROVIDER = refused_fields(ProviderBody)
+
+
 WITHOUT_EFFECT = (
     "user",
     "metadata",
@@ -222,6 +273,32 @@ def sampler_params(body: Sampled) -> SamplerParams:
         frequency_penalty=_or(body.frequency_penalty, 0.0),
         logit_bias=tuple(sorted((int(key), value) for key, value in bias.items())),
     )
+
+
+def preferences_of(provider: ProviderBody | None) -> ProviderPreferences | None:
+    """What a client says of nodes; Problem UNSUPPORTED_PARAMETER for what we cannot promise."""
+    if provider is None:
+        return None
+    refuse_unsupported(provider, _REFUSED_OF_PROVIDER, PROVIDER_HINT, "provider")
+    limit = provider.max_price
+    return ProviderPreferences(
+        only=tuple(provider.only or ()) or None,
+        ignore=tuple(provider.ignore or ()),
+        order=tuple(provider.order or ()),
+        allow_fallbacks=provider.allow_fallbacks is not False,
+        max_price=None
+        if limit is None
+        else MaxPrice(prompt_micro=_micro(limit.prompt), completion_micro=_micro(limit.completion)),
+        sort=provider.sort,
+    )
+
+
+def _micro(price: float | str | None) -> int | None:
+    """A price of whole units in base units, rounded down: nobody pays more than they said."""
+    if price is None:
+        return None
+    # A float's shortest text is what the client wrote; its binary value is something else.
+    return int(Decimal(str(price)).scaleb(DECIMALS))
 
 
 def seed_of(seed: int | None) -> int | None:

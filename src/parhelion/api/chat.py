@@ -8,6 +8,7 @@ from parhelion.api.answers import ChatChoice, ChatCompletion, Said, usage_body
 from parhelion.api.bodies import (
     ChatBody,
     ChatMessage,
+    preferences_of,
     refused_fields,
     sampler_params,
     seed_of,
@@ -44,6 +45,7 @@ class Chat:
             seed=seed_of(asked.seed),
             max_tokens=_max_tokens(asked),
             stop=stops_of(asked.stop),
+            provider=preferences_of(asked.provider),
         )
         return Asked(ask, bool(asked.stream), bool(options and options.include_usage))
 

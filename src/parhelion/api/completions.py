@@ -10,6 +10,7 @@ from parhelion.api.answers import Completion, TextChoice, usage_body
 from parhelion.api.bodies import (
     PROMPT_IDS_LIMIT,
     CompletionBody,
+    preferences_of,
     refused_fields,
     sampler_params,
     seed_of,
@@ -45,6 +46,7 @@ class Completions:
             seed=seed_of(asked.seed),
             max_tokens=asked.max_tokens,
             stop=stops_of(asked.stop),
+            provider=preferences_of(asked.provider),
         )
         return Asked(ask, bool(asked.stream), bool(options and options.include_usage))
 

@@ -61,12 +61,14 @@ class Front:
         """Answer with the page."""
         visit = visit_of(scope)
         netloc = visit.fields.get(b"host", b"localhost").decode("latin-1")
-        page = _PAGE.format(web=self._web(visit), base=escape(f"http://{netloc}", quote=True))
+        scheme = scope["scheme"]
+        base = escape(f"{scheme}://{netloc}", quote=True)
+        page = _PAGE.format(web=self._web(visit, scheme), base=base)
         await Reply(200, page.encode(), HEADERS, b"text/html; charset=utf-8").write(send, ())
 
-    def _web(self, visit: Visit) -> str:
+    def _web(self, visit: Visit, scheme: str) -> str:
         name = host_name(visit.fields.get(b"host", b"localhost"))
         if not self.web_port or (self._web_is_local and name.strip("[]") not in LOOPBACK):
             return "The page for people is on the port that the pool's start printed."
-        address = escape(f"http://{name}:{self.web_port}/", quote=True)
+        address = escape(f"{scheme}://{name}:{self.web_port}/", quote=True)
         return f'The page for people is at <a href="{address}">{address}</a>.'

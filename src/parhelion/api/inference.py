@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from parhelion.api.bodies import InferenceBody
+from parhelion.api.bodies import InferenceBody, preferences_of
 from parhelion.api.completions import Completions
 from parhelion.api.dialect import Asked
 from parhelion.api.parse import decode
@@ -31,5 +31,6 @@ class Inference(Completions):
             prompt=asked.prompt,
             params=SamplerParams(temperature=temperature),
             max_tokens=asked.max_tokens,
+            provider=preferences_of(asked.provider),
         )
         return Asked(ask, bool(asked.stream), bool(options and options.include_usage))

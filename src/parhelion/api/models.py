@@ -64,7 +64,7 @@ class Served:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._open = coordinator.takes_prompts()
-        ready = (node for node in coordinator.nodes() if node.state == "ready")
+        ready = (node for node in coordinator.nodes() if node.state in ("ready", "busy"))
         self._nodes = Counter(model for node in ready for model in set(node.models))
 
     def nodes(self, model: str) -> int:
@@ -95,6 +95,8 @@ def model_body(card: ModelCard, catalogue: Catalogue, served: Served) -> ModelBo
         context_length=card.context,
         default_max_tokens=card.default_max_tokens,
         digest=card.digest,
+        vocabulary=card.vocabulary_digest,
+        template=card.template_digest,
         architecture=card.architecture,
         purpose=card.purpose,
         demonstration=card.demonstration,

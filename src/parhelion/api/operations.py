@@ -49,6 +49,9 @@ class Operation:
 
 EVENTS = ("text/event-stream",)
 
+EVENT_ID_LIMIT_CHARS = 64
+"""Ours have some twelve; another's is no id of ours."""
+
 MODEL_ERRORS = (402, 404, 409, 422, 502)
 """What a request to a model can end in beside what every route has (DESIGN 2)."""
 
@@ -157,6 +160,21 @@ OPERATIONS: tuple[Operation, ...] = (
         security="key",
     ),
     Operation("get", "/v1/nodes", "nodes.list", "Who serves.", shapes.NodeList),
+    Operation(
+        "get",
+        "/v1/nodes/stream",
+        "nodes.stream",
+        "Every change of the nodes, as server-sent events; each data line is a NodesChange.",
+        parameters=(
+            Parameter(
+                "Last-Event-ID",
+                "header",
+                "The id of the last event that was read: what came after it follows.",
+                {"type": "string", "maxLength": EVENT_ID_LIMIT_CHARS},
+            ),
+        ),
+        also=EVENTS,
+    ),
     Operation(
         "get",
         "/v1/receipts/{id}",

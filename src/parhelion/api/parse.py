@@ -59,15 +59,21 @@ def _whole(value: Any) -> Any:
     return [_whole(item) for item in value] if isinstance(value, list) else value
 
 
-def refuse_unsupported(asked: Any, refused: dict[str, tuple[Any, ...]], hint: str) -> None:
-    """Problem UNSUPPORTED_PARAMETER for the first field of `refused` that asks for something."""
+def refuse_unsupported(
+    asked: Any, refused: dict[str, tuple[Any, ...]], hint: str, inside: str = ""
+) -> None:
+    """Problem UNSUPPORTED_PARAMETER for the first field of `refused` that asks for something.
+
+    `inside` names the object that the fields stand in, where it is not the body itself.
+    """
     for name, neutral in refused.items():
         value = getattr(asked, name)
         if value is None:
             continue
         # `1 == True` in Python, but `n: true` is not `n: 1`.
         if not any(isinstance(value, bool) is isinstance(n, bool) and value == n for n in neutral):
-            raise unsupported(name, f"'{name}' is not supported by this server yet.", hint)
+            whole = f"{inside}.{name}" if inside else name
+            raise unsupported(whole, f"'{whole}' is not supported by this server yet.", hint)
 
 
 def unsupported(param: str, message: str, hint: str) -> Problem:

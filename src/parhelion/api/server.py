@@ -14,6 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from parhelion.api import errors
+from parhelion.identity import Certificate
 from parhelion.link import FRAME_LIMIT_BYTES
 from parhelion.words import Problem, ProblemCode
 
@@ -193,12 +194,18 @@ class Serving:
             listener.close()
 
 
-async def serve(app: Any, listener: socket.socket, *, lifespan: bool = False) -> Serving:
-    """Serve `app` on a listening socket, which is ours from now on.
+async def serve(
+    app: Any,
+    listener: socket.socket,
+    *,
+    lifespan: bool = False,
+    certificate: Certificate | None = None,
+) -> Serving:
+    """Serve `app` on a listening socket, which is ours from now on; by https with a certificate.
 
     Returns when requests are answered.
     """
-    server = _Server(settings(app, lifespan=lifespan))
+    server = _Server(settings(app, lifespan=lifespan, certificate=certificate))
     serving = Serving(server, listener)
     watch = asyncio.create_task(_announce(server, serving), name="http-start")
     try:
@@ -208,7 +215,9 @@ async def serve(app: Any, listener: socket.socket, *, lifespan: bool = False) ->
     return serving
 
 
-def settings(app: Any, *, lifespan: bool = False) -> uvicorn.Config:
+def settings(
+    app: Any, *, lifespan: bool = False, certificate: Certificate | None = None
+) -> uvicorn.Config:
     """uvicorn's settings: every limit said, nothing logged twice, no header that tells on us."""
     return uvicorn.Config(
         app,
@@ -230,6 +239,8 @@ def settings(app: Any, *, lifespan: bool = False) -> uvicorn.Config:
         limit_concurrency=CONNECTIONS_LIMIT,
         timeout_keep_alive=round(IDLE_S),
         timeout_graceful_shutdown=round(STOP_DEADLINE_S),
+        ssl_certfile=None if certificate is None else certificate.cert,
+        ssl_keyfile=None if certificate is None else certificate.key,
     )
 
 

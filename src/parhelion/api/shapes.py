@@ -39,6 +39,8 @@ class ModelBody(Out, frozen=True, kw_only=True):
     """A model of the catalogue; `pricing` is null where it has no rate.
 
     `nodes` are the ready ones that serve it, `available` whether a prompt would be served now.
+    `digest`, `vocabulary` and `template` are sha256 of file, vocabulary and chat template;
+    `memory_bytes` is the file and the KV cache of one request at full context.
     """
 
     id: str
@@ -48,6 +50,8 @@ class ModelBody(Out, frozen=True, kw_only=True):
     context_length: int
     default_max_tokens: int
     digest: str
+    vocabulary: str
+    template: str
     architecture: str
     purpose: str
     demonstration: bool
@@ -111,10 +115,22 @@ class History(Out, frozen=True, kw_only=True):
 
 
 class NodeList(Out, frozen=True, kw_only=True):
-    """All nodes that the coordinator knows of."""
+    """The nodes that are connected, and those that left or were refused in the last minutes."""
 
     object: Literal["list"] = "list"
     data: tuple[NodeView, ...]
+
+
+class NodesChange(Out, frozen=True, kw_only=True):
+    """The data of one event of the nodes' stream.
+
+    `snapshot`: all nodes; what was known before is void. `change`: `nodes` are new or changed,
+    `removed` are peers that are shown no more.
+    """
+
+    type: Literal["snapshot", "change"]
+    nodes: tuple[NodeView, ...]
+    removed: tuple[str, ...] = ()
 
 
 class ReadyBody(Out, frozen=True, kw_only=True):

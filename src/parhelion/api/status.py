@@ -1,4 +1,4 @@
-"""What the pool and this process say of themselves: health, readiness, nodes, metrics."""
+"""What the pool and this process say of themselves: health, readiness, metrics."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Scope
 
 from parhelion.api.rooms import Rooms, query_of, require_admin
-from parhelion.api.shapes import NodeList, ReadyBody
+from parhelion.api.shapes import ReadyBody
 from parhelion.api.wire import Reply, json_reply, visit_of
 from parhelion.config import LOOPBACK
 
@@ -29,11 +29,6 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
             return json_reply(ReadyBody(status="draining"), 503)
         return json_reply(ReadyBody(status="ready"))
 
-    @get("/v1/nodes", name="nodes.list")
-    async def nodes(scope: Scope) -> ASGIApp:
-        query_of(scope, ())
-        return json_reply(NodeList(data=rooms.coordinator.nodes()))
-
     @get("/metrics", name="metrics")
     async def metrics(scope: Scope) -> ASGIApp:
         query_of(scope, ())
@@ -41,7 +36,7 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
             require_admin(scope, rooms)
         return Reply(200, rooms.metrics.render(), content_type=rooms.metrics.CONTENT_TYPE.encode())
 
-    return [health, ready, nodes, metrics]
+    return [health, ready, metrics]
 
 
 def _from_this_machine(scope: Scope) -> bool:

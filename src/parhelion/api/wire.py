@@ -17,6 +17,9 @@ Header = tuple[bytes, bytes]
 VISIT = "parhelion.visit"
 """Where the door leaves the Visit in the ASGI scope."""
 
+HEAD = "parhelion.head"
+"""In the scope of a GET that was asked as HEAD: a body that would never end is not begun."""
+
 BODY_WAIT_S = 30.0
 """Four megabytes over a slow phone line; a client that dribbles longer holds a connection."""
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from parhelion.bootstrap.node import knock, model_file, run_node
+from parhelion.bootstrap.node import knock, run_node
+from parhelion.bootstrap.node_engines import model_file
 from parhelion.bootstrap.pool import run_coordinator
 from parhelion.bootstrap.ready import Pool, Ready, SystemClock, folder
 

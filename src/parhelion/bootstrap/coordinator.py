@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import gc
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,9 +20,11 @@ from parhelion.api.rooms import Rooms
 from parhelion.bootstrap.first_key import first_key
 from parhelion.bootstrap.local_node import LocalNode
 from parhelion.bootstrap.ports import DATABASE, Ports, listen
+from parhelion.bootstrap.reach import Reach
 from parhelion.bootstrap.ready import DRAIN_DEADLINE_S, Pool, Randomness, Ready, SystemClock, folder
 from parhelion.bootstrap.stock import File, stock
-from parhelion.config import LOOPBACK, Config, pool_asset
+from parhelion.config import LOOPBACK, Config, MoneyConfig, pool_asset
+from parhelion.link import announced
 from parhelion.words import AssetClass, Problem, ProblemCode
 
 READY_DEADLINE_S = 180.0
@@ -62,6 +63,10 @@ async def serve_pool(
     need: int,
     free: bool,
     node: LocalNode | None,
+    fallback: LocalNode | None,
+    fallback_peer: str | None,
+    own: Sequence[str],
+    certificate: identity.Certificate | None,
     on_ready: Callable[[Ready], None],
     stop: asyncio.Event,
     on_pool: Callable[[Pool], None] | None = None,
@@ -69,16 +74,31 @@ async def serve_pool(
     """Serve the models of `files` until `stop` is set, then drain; see `pool.run_coordinator`."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     data = folder(config)
+    pem = None
+    if certificate is not None:
+        config, pem = _with_names(config, certificate), certificate.pem
     async with contextlib.AsyncExitStack() as stack:
-        rooms = await open_rooms(stack, config, data, need=need, free=free, files=files)
-        ready = await _open_ports(stack, rooms, ports, data)
+        rooms = await open_rooms(
+            stack,
+            config,
+            data,
+            need=need,
+            free=free,
+            files=files,
+            fallback=fallback_peer,
+            own=own,
+        )
+        ready = await _open_ports(stack, rooms, ports, data, certificate)
         # Before the ports close, so that nodes are told; after the local node has left.
         stack.push_async_callback(rooms.coordinator.stop)
         if not free:
             ready = await _with_first_key(rooms, data, ready)
+        if fallback is not None:
+            stack.push_async_callback(fallback.stop)
+            fallback.send_to(ready.join or "", pem)
         if node is not None:
             stack.push_async_callback(node.stop)
-            node.send_to(ready.join or "")
+            node.send_to(ready.join or "", pem)
             await _until_ready(rooms, node, stop)
             ready = msgspec.structs.replace(ready, node=node.peer)
         if not stop.is_set():
@@ -88,6 +108,14 @@ async def serve_pool(
                 _tell_changes(rooms.coordinator, need, on_pool)
             await stop.wait()
         await rooms.coordinator.drain(DRAIN_DEADLINE_S)
+
+
+def _with_names(config: Config, certificate: identity.Certificate) -> Config:
+    """The names in the served certificate are ours: a rebound name has no certificate."""
+    hosts = (*config.api.allowed_hosts, *certificate.names)
+    return msgspec.structs.replace(
+        config, api=msgspec.structs.replace(config.api, allowed_hosts=hosts)
+    )
 
 
 def _tell_changes(
@@ -100,13 +128,14 @@ def _tell_changes(
         nonlocal told
         if owner.health().status == "draining":
             return  # Whoever stopped it was told so, and that nodes leave then is no news.
-        names = tuple(sorted(view.name for view in owner.nodes() if view.state == "ready"))
+        views = [view for view in owner.nodes() if view.state in ("ready", "busy")]
+        names = tuple(sorted(view.name for view in views))
         now = Pool(need=need, ready=names, complete=owner.health().status == "ready")
         if now != told:
             told = now
             on_pool(now)
 
-    owner.on_nodes = look
+    owner.watch_nodes(look)
     look()
 
 
@@ -125,18 +154,15 @@ async def open_rooms(
     need: int,
     free: bool,
     files: Sequence[File],
+    fallback: str | None = None,
+    own: Sequence[str] = (),
 ) -> Rooms:
     """Every room of a coordinator, joined; `stack` closes them in reverse."""
     clock, entropy, money = SystemClock(), Randomness(), config.money
     node_key = identity.NodeKey.load_or_create(data / "coordinator.key")
     books = await store.Store.open(data / DATABASE, MIGRATIONS, money.asset_class, clock)
     stack.push_async_callback(books.close)
-    shares = ledger.Shares(
-        operators_percent=money.operators_percent,
-        treasury_percent=money.treasury_percent,
-        infrastructure_percent=money.infrastructure_percent,
-    )
-    accounts = ledger.Ledger(books, clock, shares)
+    accounts = ledger.Ledger(books, clock, _shares(money))
     keys = identity.Keys(books, clock)
     await keys.load()
     invites = identity.Invites(books, clock)
@@ -164,6 +190,8 @@ async def open_rooms(
         access=access,
         metrics=metrics,
         need=need,
+        fallback=fallback,
+        own=own,
     )
     await owner.start()
     stack.push_async_callback(owner.stop)
@@ -186,6 +214,14 @@ async def open_rooms(
     )
 
 
+def _shares(money: MoneyConfig) -> ledger.Shares:
+    return ledger.Shares(
+        operators_percent=money.operators_percent,
+        treasury_percent=money.treasury_percent,
+        infrastructure_percent=money.infrastructure_percent,
+    )
+
+
 def admission(config: Config) -> Literal["open", "invite", "list"]:
     """Who may join: on a loopback bind whoever reaches it, on any other an invite is asked."""
     if config.nodes.admit != "auto":
@@ -194,32 +230,45 @@ def admission(config: Config) -> Literal["open", "invite", "list"]:
 
 
 async def _open_ports(
-    stack: contextlib.AsyncExitStack, rooms: Rooms, ports: Ports, data: Path
+    stack: contextlib.AsyncExitStack,
+    rooms: Rooms,
+    ports: Ports,
+    data: Path,
+    certificate: identity.Certificate | None,
 ) -> Ready:
     """Serve the API and the pages; their addresses are kept in DATA/api.json for commands."""
     config = rooms.config
     app = api.build_app(**{f.name: getattr(rooms, f.name) for f in dataclasses.fields(rooms)})
     open_ports: list[api.Serving] = []
     stack.push_async_callback(_close, open_ports)
-    served = await api.serve(app, listen(ports.api, "--api-port"))
+    served = await api.serve(app, listen(ports.api, "--api-port"), certificate=certificate)
     open_ports.append(served)
-    pages = await api.serve(web.build_pages(app), listen(ports.web, "--web-port"))
+    site, door = web.build_pages(app), listen(ports.web, "--web-port")
+    pages = await api.serve(site, door, certificate=certificate)
     app.page_is_at(pages.port)
     open_ports.append(pages)
-    addresses = {
-        "api": f"http://{_reachable(config.api.host)}:{served.port}",
-        "web": f"http://{_reachable(config.web.host)}:{pages.port}",
-    }
-    lan = None if config.api.host in LOOPBACK else _bracketed(_outward(config.api.host))
-    (data / "api.json").write_bytes(msgspec.json.encode({**addresses, "pid": os.getpid()}))
+    reach = Reach(
+        config=config,
+        certificate=certificate,
+        peer=rooms.node_key.peer,
+        api_port=served.port,
+        web_port=pages.port,
+    )
+    pool = reach.announcement()
+    if pool is not None:
+        await stack.enter_async_context(announced(pool, config.lan.interfaces))
+    own = {"api": reach.api, "web": reach.web, "pid": os.getpid()}
+    # Our own commands take this certificate and no other, whatever authority made it.
+    pin = {} if certificate is None else {"certificate": certificate.pem}
+    (data / "api.json").write_bytes(msgspec.json.encode({**own, **pin}))
     return Ready(
         coordinator=rooms.node_key.peer,
-        api=addresses["api"],
-        web=addresses["web"],
-        join=await _join_address(rooms, served.port),
+        api=reach.api,
+        web=reach.web,
+        join=await _join_address(rooms, reach),
         asset=pool_asset(config.money.asset_class),
         model=rooms.catalogue.resolve(None).card.id,
-        lan_api=None if lan is None else f"http://{lan}:{served.port}",
+        lan_api=reach.lan_api,
     )
 
 
@@ -228,38 +277,11 @@ async def _close(ports: Sequence[api.Serving]) -> None:
     await asyncio.gather(*(port.stop() for port in ports))
 
 
-def _reachable(host: str) -> str:
-    """How this machine's own commands reach what is bound to `host`."""
-    return _bracketed({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host))
-
-
-def _outward(host: str) -> str:
-    """How other machines reach what is bound to `host`."""
-    return _lan_address() if host in {"0.0.0.0", "::"} else host
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-async def _join_address(rooms: Rooms, port: int) -> str:
+async def _join_address(rooms: Rooms, reach: Reach) -> str:
     """What another machine says after `join -s`: address, our peer id, an invite if needed."""
-    host = _outward(rooms.config.api.host)
-    kind = "ip6" if ":" in host else "ip4" if host[:1].isdigit() else "dns4"
-    address = f"/{kind}/{host}/tcp/{port}/p2p/{rooms.node_key.peer}"
     if admission(rooms.config) != "invite":
-        return address
-    return f"{address}#{await rooms.invites.create(uses=INVITE_USES, ttl_s=INVITE_TTL_S)}"
-
-
-def _lan_address() -> str:
-    """This machine's address on the network that it would use; nothing is sent."""
-    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))  # TEST-NET-1 (RFC 5737): routed, never answered
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
+        return reach.join
+    return f"{reach.join}#{await rooms.invites.create(uses=INVITE_USES, ttl_s=INVITE_TTL_S)}"
 
 
 async def _with_first_key(rooms: Rooms, data: Path, ready: Ready) -> Ready:

@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -21,6 +22,9 @@ from parhelion.bootstrap.ready import Ready
 from parhelion.config import Config
 from parhelion.hosts import Child, ChildGone, Pipe, backoff_s
 from parhelion.words import ClosedRecord, Problem, ProblemCode
+
+if TYPE_CHECKING:
+    from parhelion.link import Address
 
 log = logging.getLogger("parhelion.bootstrap")
 
@@ -42,6 +46,8 @@ class NodeAddress(ClosedRecord, frozen=True, kw_only=True):
     """Whom it is to serve; its second and last frame, as soon as the port is known."""
 
     address: str
+    certificate: str | None = None
+    """The coordinator's TLS certificate, where it has one: the node takes exactly that."""
 
 
 class NodeWord(ClosedRecord, frozen=True, kw_only=True):
@@ -60,7 +66,7 @@ class LocalNode:
         self.peer: str | None = None
         self.refusal: Problem | None = None
         self._order = order
-        self._address: str | None = None
+        self._address: NodeAddress | None = None
         self._child: Child | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
@@ -72,13 +78,13 @@ class LocalNode:
         self._keeping = asyncio.create_task(self.keep(), name="local-node")
         await self._tried.wait()
 
-    def send_to(self, address: str) -> None:
+    def send_to(self, address: str, certificate: str | None = None) -> None:
         """Tell the process, and each that follows it, which coordinator to join."""
-        self._address = address
+        self._address = NodeAddress(address=address, certificate=certificate)
         if self._child is not None:
             # One that has just ended is started again, and told then.
             with contextlib.suppress(ChildGone):
-                self._say_address(self._child, address)
+                self._child.send(msgspec.json.encode(self._address))
 
     async def keep(self) -> None:
         """Start the process again whenever it ends, with growing waits, until cancelled."""
@@ -109,7 +115,7 @@ class LocalNode:
         )
         self._child.send(msgspec.json.encode(self._order))
         if self._address is not None:
-            self._say_address(self._child, self._address)
+            self._child.send(msgspec.json.encode(self._address))
         self._tried.set()
         await self._gone.wait()
 
@@ -123,10 +129,6 @@ class LocalNode:
             self._keeping = None
         if self._child is not None and not self._child.ended.is_set():
             await self._child.stop(END_GRACE_S)
-
-    @staticmethod
-    def _say_address(child: Child, address: str) -> None:
-        child.send(msgspec.json.encode(NodeAddress(address=address)))
 
     def _hear(self, body: bytes) -> None:
         word = msgspec.json.decode(body, type=NodeWord)
@@ -162,17 +164,20 @@ async def serve_parent(pipe: Pipe) -> int:
     logs.set_up(order.config.log)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    address: asyncio.Future[str] = loop.create_future()
+    address: asyncio.Future[Address] = loop.create_future()
 
-    def told(text: str) -> None:
+    def told(where: NodeAddress) -> None:
         if not address.done():
-            address.set_result(text)
+            from parhelion.link import parse_address
+
+            parsed = parse_address(where.address)
+            address.set_result(msgspec.structs.replace(parsed, certificate=where.certificate))
 
     def watch_parent() -> None:
         with contextlib.suppress(RuntimeError):  # The loop has ended before its parent.
             while (body := pipe.read()) is not None:
                 where = msgspec.json.decode(body, type=NodeAddress)
-                loop.call_soon_threadsafe(told, where.address)
+                loop.call_soon_threadsafe(told, where)
             loop.call_soon_threadsafe(stop.set)
 
     # A daemon thread: it blocks until the parent goes, and must not keep this process alive.

@@ -6,83 +6,69 @@ import asyncio
 import contextlib
 import importlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from parhelion import identity, models
+from parhelion import __version__, identity
+from parhelion.bootstrap.node_engines import start_engines
 from parhelion.bootstrap.ready import DRAIN_DEADLINE_S, Ready, SystemClock, folder
 from parhelion.config import Config
 from parhelion.words import Problem, ProblemCode
 
 if TYPE_CHECKING:
     from parhelion.engines import Engine, EngineEvent
-    from parhelion.link import Address
-    from parhelion.node import Agent, AgentState
+    from parhelion.link import Address, Carrier, FromCoordinator
+    from parhelion.node import Agent, AgentState, Dial
 
 T = TypeVar("T")
 
 log = logging.getLogger("parhelion.bootstrap")
 
-SHORT_NAMES = frozenset({"smollm2", models.DEFAULT_MODEL_ID.rpartition("/")[2].lower()})
-"""What a person types for the packaged model, beside its whole id."""
-
-
-def model_file(name: str) -> tuple[str, Path]:
-    """The id and file of a model that a command names: the packaged one, or any GGUF file.
-
-    A file's id is its stem, never its path. Problem MODEL_NOT_FOUND when it is neither.
-    """
-    if name.lower() in SHORT_NAMES | {models.DEFAULT_MODEL_ID.lower()}:
-        return models.DEFAULT_MODEL_ID, models.packaged_model()
-    path = Path(name)
-    if path.suffix == ".gguf" and path.is_file():
-        return path.stem, path
-    raise Problem(
-        ProblemCode.MODEL_NOT_FOUND,
-        f"there is no model {name!r} here",
-        hint=f"name a .gguf file, or {models.DEFAULT_MODEL_ID} (packaged)",
-        param="model",
-    )
-
 
 async def run_node(
     config: Config,
-    address: str | asyncio.Future[str],
+    address: str | Address | asyncio.Future[Address],
     models: Sequence[str],
     *,
     name: str | None,
     on_ready: Callable[[Ready], None],
     stop: asyncio.Event,
     on_state: Callable[[AgentState], None] | None = None,
+    dial: Dial | None = None,
 ) -> None:
     """Serve models to the coordinator at `address` until `stop` is set, then drain.
 
     A future address may come while the engines start. `on_ready` is called at the first
-    registration, `on_state` at every change. Problem when the coordinator refuses for good, a
-    model's engine cannot start, or the folder is another node's.
+    registration, `on_state` at every change; `dial` is how the coordinator is reached. Problem
+    when it refuses for good, a model's engine cannot start, or the folder is another node's.
     """
-    if isinstance(address, str):
-        _parsed(address)
+    where = _parsed(address) if isinstance(address, str) else address
     data = folder(config)
     listeners: list[Agent] = []
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(identity.lock_node(data).release)
         key = identity.NodeKey.load_or_create(data / "node.key")
-        begun = await _unless(stop, _begin(stack, config, models, listeners))
-        told = address if isinstance(address, str) else await _unless(stop, address)
+        note = _Note(data, key.peer, name or identity.node_name(key.peer))
+        begun = await _unless(stop, _begin(stack, config, models, listeners, note))
+        told = await _unless(stop, where) if isinstance(where, asyncio.Future) else where
         if begun is None or told is None:
             return
+        from parhelion.link import connect
         from parhelion.node import Agent
 
+        engines, names = begun
+        note.address = told.url
         agent = Agent(
             key=key,
-            address=_parsed(told),
-            engines=begun,
-            name=name or identity.node_name(key.peer),
+            address=told,
+            engines=engines,
+            name=note.name,
             clock=SystemClock(),
-            on_state=_announce(key.peer, on_ready, on_state),
+            on_state=_announce(note, names, on_ready, on_state),
+            slots=config.engine.slots,
+            dial=dial or connect,
         )
         listeners.append(agent)
         await _run_until(agent, stop)
@@ -93,13 +79,66 @@ async def _begin(
     config: Config,
     models: Sequence[str],
     listeners: list[Agent],
-) -> dict[str, Engine]:
-    """The engines; the room that the agent lives in is imported while they load."""
-    engines, _ = await asyncio.gather(
-        _start_engines(stack, config, models, listeners),
-        asyncio.to_thread(importlib.import_module, "parhelion.node"),
-    )
-    return engines
+    note: _Note,
+) -> tuple[dict[str, Engine], dict[str, str]]:
+    """The engines and their names; the agent's room is imported while they load."""
+
+    def report(digest: str, event: EngineEvent) -> None:
+        level = logging.INFO if event.kind == "ready" else logging.WARNING
+        log.log(level, "engine is %s", event.kind, extra={"digest": digest, "reason": event.reason})
+        for agent in listeners:
+            agent.on_engine(event, digest)
+
+    async def open_room() -> None:
+        await asyncio.to_thread(importlib.import_module, "parhelion.node")
+        note.write("loading")
+
+    try:
+        begun, _ = await asyncio.gather(start_engines(stack, config, models, report), open_room())
+    except Problem as problem:
+        note.write("gone", problem.message)
+        raise
+    return begun
+
+
+class _Note:
+    """Keeps DATA/node.state.json, from which `parhelion node status` reads."""
+
+    def __init__(self, data: Path, peer: str, name: str) -> None:
+        self.peer = peer
+        self.name = name
+        self.address: str | None = None
+        self._data = data
+        self._started_at_ms = SystemClock().now_ms()
+
+    def write(
+        self,
+        state: str,
+        reason: str | None = None,
+        coordinator: str | None = None,
+        models: tuple[str, ...] = (),
+    ) -> None:
+        """Say where the node stands from now on."""
+        from parhelion.node import NodeState, write_state
+
+        now = NodeState(
+            pid=os.getpid(),
+            peer=self.peer,
+            name=self.name,
+            state=state,
+            reason=reason,
+            since_ms=SystemClock().now_ms(),
+            started_at_ms=self._started_at_ms,
+            address=self.address,
+            coordinator=coordinator,
+            models=models,
+            version=__version__,
+        )
+        try:
+            write_state(self._data, now)
+        except OSError as error:
+            # A full disk must not end a node that serves.
+            log.warning("the node's state cannot be written", extra={"cause": str(error)})
 
 
 def _parsed(address: str) -> Address:
@@ -122,28 +161,34 @@ async def _unless(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
             await asyncio.wait([working])
 
 
-async def knock(config: Config, address: str) -> Problem | None:
+async def prove(config: Config, address: Address) -> Problem | None:
+    """See that a coordinator answers at `address` and proves its key; why not, where it may pass.
+
+    Nothing is asked and no invite is sent: whether it lets this node in is another question.
+    Problem as `knock` raises it.
+    """
+    met = await _meet(config, address)
+    if isinstance(met, Problem):
+        return met
+    await met.abort()
+    return None
+
+
+async def knock(config: Config, address: str | Address) -> Problem | None:
     """Ask at `address` to be let in, before a model is loaded for it; why nobody answers, if so.
 
     What may pass is returned, because a node waits for its coordinator; Problem for what does not:
     another program, another key, a pool that will not have this node, or a folder that another
     node runs from. No invite is spent: that is for the registration.
     """
-    from parhelion.link import Bye, LinkBroken, connect, parse_address
+    from parhelion.link import Bye, LinkBroken
     from parhelion.node import FOR_GOOD
     from parhelion.node import knock as ask
 
-    where = parse_address(address)
-    data = folder(config)
-    lock = identity.lock_node(data)
-    try:
-        carrier = await connect(where, identity.NodeKey.load_or_create(data / "node.key"))
-    except Problem as problem:
-        if problem.code is ProblemCode.LINK_BROKEN:
-            return problem
-        raise
-    finally:
-        lock.release()
+    where = _parsed(address) if isinstance(address, str) else address
+    carrier = await _meet(config, where)
+    if isinstance(carrier, Problem):
+        return carrier
     try:
         answer = await ask(carrier, where.invite)
     except LinkBroken as cause:
@@ -157,35 +202,25 @@ async def knock(config: Config, address: str) -> Problem | None:
     return Problem(ProblemCode.LINK_BROKEN, answer.message, hint=answer.hint)
 
 
-async def _start_engines(
-    stack: contextlib.AsyncExitStack,
-    config: Config,
-    names: Sequence[str],
-    listeners: list[Agent],
-) -> dict[str, Engine]:
-    from parhelion.engines import EngineHost
+async def _meet(config: Config, address: Address) -> Carrier[FromCoordinator] | Problem:
+    """A carrier to the coordinator at `address`, its key proven; or what may pass."""
+    from parhelion.link import connect
 
-    def report(digest: str, event: EngineEvent) -> None:
-        level = logging.INFO if event.kind == "ready" else logging.WARNING
-        log.log(level, "engine is %s", event.kind, extra={"digest": digest, "reason": event.reason})
-        for agent in listeners:
-            agent.on_engine(event, digest)
-
-    engines: dict[str, Engine] = {}
-    for wanted in names or (models.DEFAULT_MODEL_ID,):
-        known, path = model_file(wanted)
-        cache = folder(config) / "models"
-        card = await asyncio.to_thread(models.inspect, path, known, cache)
-        engine = await EngineHost.start(
-            path, card.digest, config.engine, partial(report, card.digest)
-        )
-        stack.push_async_callback(engine.stop)
-        engines[card.digest] = engine
-    return engines
+    data = folder(config)
+    lock = identity.lock_node(data)
+    try:
+        return await connect(address, identity.NodeKey.load_or_create(data / "node.key"))
+    except Problem as problem:
+        if problem.code is ProblemCode.LINK_BROKEN:
+            return problem
+        raise
+    finally:
+        lock.release()
 
 
 def _announce(
-    peer: str,
+    note: _Note,
+    names: Mapping[str, str],
     on_ready: Callable[[Ready], None],
     on_state: Callable[[AgentState], None] | None,
 ) -> Callable[[AgentState], None]:
@@ -193,10 +228,21 @@ def _announce(
 
     def announce(state: AgentState) -> None:
         nonlocal told
-        log.info("node is %s", state.state, extra={"node": peer, "reason": state.reason})
+        log.info("node is %s", state.state, extra={"node": note.peer, "reason": state.reason})
+        note.write(state.state, state.reason, state.coordinator, state.accepted)
         if state.state == "ready" and not told:
             told = True
-            on_ready(Ready(node=peer, coordinator=state.coordinator or ""))
+            on_ready(
+                Ready(
+                    node=note.peer,
+                    coordinator=state.coordinator or "",
+                    models=tuple(names.get(digest, digest) for digest in state.accepted),
+                    refused=tuple(
+                        f"{names.get(one.digest, one.digest)}: {one.reason}"
+                        for one in state.refused
+                    ),
+                )
+            )
         elif on_state is not None:
             on_state(state)
 

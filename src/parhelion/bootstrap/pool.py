@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
 from parhelion.bootstrap.local_node import NodeOrder, local_node_process
-from parhelion.bootstrap.node import model_file
+from parhelion.bootstrap.node_engines import model_file
 from parhelion.bootstrap.ports import take_ports
 from parhelion.bootstrap.ready import Pool, Ready, folder
-from parhelion.config import Config
-from parhelion.identity import NodeKey
+from parhelion.config import ApiConfig, Config
+from parhelion.identity import Certificate, NodeKey, read_certificate
 from parhelion.models import DEFAULT_MODEL_ID
 
 
@@ -35,18 +36,24 @@ async def run_coordinator(
     Problem when it cannot start.
     """
     data = folder(config)
+    certificate = served_certificate(config.api)
     async with contextlib.AsyncExitStack() as stack:
         ports = take_ports(config, data)
         stack.callback(ports.close)
         # Here, so that a file that must be fetched is not fetched by two processes at once.
-        names = models or (DEFAULT_MODEL_ID,)
+        names = dict.fromkeys((*(models or (DEFAULT_MODEL_ID,)), *config.fallback.models))
         files = [await asyncio.to_thread(model_file, name) for name in names]
-        node = None
+        node = fallback = node_peer = fallback_peer = None
         if local_node:
             settings = msgspec.structs.replace(config, data=str(data / "node"))
-            config = _with_own_node(config, settings)
+            node_peer = _peer_of(settings)
+            config = _with_own_node(config, node_peer)
             order = NodeOrder(config=settings, models=tuple(models))
             node = await stack.enter_async_context(local_node_process(order))
+        if config.fallback.models:
+            order = _fallback_order(config, data / "fallback")
+            fallback_peer = _peer_of(order.config)
+            fallback = await stack.enter_async_context(local_node_process(order))
         # Only now: its process loads the model while the coordinator's rooms are imported here,
         # which saves a third of a start.
         from parhelion.bootstrap.coordinator import serve_pool
@@ -58,15 +65,37 @@ async def run_coordinator(
             need=need,
             free=free,
             node=node,
+            fallback=fallback,
+            fallback_peer=fallback_peer,
+            own=() if node_peer is None else (node_peer,),
+            certificate=certificate,
             on_ready=on_ready,
             stop=stop,
             on_pool=on_pool,
         )
 
 
-def _with_own_node(config: Config, node: Config) -> Config:
-    """The settings of a coordinator that lets its own node in, whomever else it admits."""
+def _peer_of(node: Config) -> str:
+    """The peer id of a node of ours, which the coordinator knows before it knocks."""
     # Made here where it is new, before the node's process could make another.
-    own = NodeKey.load_or_create(folder(node) / "node.key").peer
+    return NodeKey.load_or_create(folder(node) / "node.key").peer
+
+
+def _with_own_node(config: Config, own: str) -> Config:
+    """The settings of a coordinator that lets its own node in, whomever else it admits."""
     nodes = msgspec.structs.replace(config.nodes, allowed=(*config.nodes.allowed, own))
     return msgspec.structs.replace(config, nodes=nodes)
+
+
+def served_certificate(config: ApiConfig) -> Certificate | None:
+    """The certificate of the settings, checked; Problem CONFIG_INVALID when it is no good."""
+    if not (config.tls_cert or config.tls_key):
+        return None
+    return read_certificate(config.tls_cert, config.tls_key)
+
+
+def _fallback_order(config: Config, data: Path) -> NodeOrder:
+    """The pool's own engine is a node like any other, with a key that the coordinator knows."""
+    engine = msgspec.structs.replace(config.engine, slots=config.fallback.slots)
+    settings = msgspec.structs.replace(config, data=str(data), engine=engine)
+    return NodeOrder(config=settings, models=config.fallback.models)

@@ -30,6 +30,9 @@ class Ready(Record, frozen=True, kw_only=True):
     model: str | None = None
     lan_api: str | None = None
     """The API for other machines, where it is bound to more than loopback."""
+    models: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    """Of a node: the models that the pool takes from it, and those it does not, each with why."""
 
 
 class Pool(Record, frozen=True, kw_only=True):

@@ -22,6 +22,10 @@ CLOCK_WARN_S = 120.0
 FAILURES = 3
 """So many failed answers on one node, and more than came whole, are its engine's fault."""
 
+SERVING = ("ready", "busy")
+ABSENT = ("gone", "refused")
+"""States of nodes, as `/v1/nodes` says them."""
+
 State = Literal["ok", "warn", "fail"]
 
 
@@ -158,13 +162,15 @@ def node(nodes: Sequence[dict[str, Any]] | None, health: dict[str, Any] | None) 
         return _warn("node", "unknown without a coordinator", "start one: parhelion up")
     health, join = health or {}, "join one: parhelion join -s ADDRESS"
     # A failed one is here: its engine is another line.
-    here = [n for n in nodes if n.get("state") in ("ready", "failed")]
-    others = [n for n in nodes if n not in here]
+    here = [n for n in nodes if n.get("state") in (*SERVING, "failed")]
+    # Who left is no fault of anybody's, and is shown only for a while.
+    others = [n for n in nodes if n not in here and n.get("state") not in ABSENT]
     if not here:
-        return _fail("node", _states(others) or "none is connected", join)
+        absent = [n for n in nodes if n.get("state") in ABSENT]
+        return _fail("node", _states(others or absent) or "none is connected", join)
     need = int(health.get("need") or 1)
-    if health.get("status") == "waiting" and len(nodes) < need:
-        return _warn("node", f"{len(nodes)} of {need} have joined", join)
+    if health.get("status") == "waiting" and len(here) < need:
+        return _warn("node", f"{len(here)} of {need} have joined", join)
     model = health.get("model")
     if model and not any(model in (n.get("models") or ()) for n in here):
         return _fail("node", f"none serves {model}, the pool's default", f"{join} -m ITS-FILE")
@@ -184,7 +190,7 @@ def engine(nodes: Sequence[dict[str, Any]] | None) -> Line:
     """The nodes' engines run and have served, and none keeps failing."""
     if nodes is None:
         return _warn("engine", "unknown without a coordinator", "start one: parhelion up")
-    ready = [n for n in nodes if n.get("state") == "ready"]
+    ready = [n for n in nodes if n.get("state") in SERVING]
     failed = [n for n in nodes if n.get("state") == "failed"]
     if failed:
         hint = "it is started again by itself; if it does not come back, that node's log says why"

@@ -44,6 +44,8 @@ class Api:
     base: str
     key: str | None
     admin: str | None = None
+    certificate: str | None = None
+    """The one TLS certificate that is taken; None: one that this machine trusts for the name."""
 
     def get(self, path: str) -> Any:
         """The JSON answer of a GET; Problem as the coordinator worded it."""
@@ -70,8 +72,9 @@ class Api:
     def health(self) -> tuple[dict[str, Any], Headers]:
         """The body of `/health` and the headers (lower case); 503 is an answer too."""
         request = urllib.request.Request(self.base + "/health")
+        opener = _opener(self.base, self.certificate)
         try:
-            with _opener(self.base).open(request, timeout=ANSWER_TIMEOUT_S) as answer:
+            with opener.open(request, timeout=ANSWER_TIMEOUT_S) as answer:
                 return _body_and_headers(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -111,7 +114,7 @@ class Api:
             headers["Content-Type"] = "application/json"
         request = urllib.request.Request(self.base + path, payload, headers, method=method)
         try:
-            return _opener(self.base).open(request, timeout=ANSWER_TIMEOUT_S)
+            return _opener(self.base, self.certificate).open(request, timeout=ANSWER_TIMEOUT_S)
         except urllib.error.HTTPError as error:
             with error:
                 raise self._refused(error) from error
@@ -157,6 +160,13 @@ class Api:
                 f"what answers at {self.base} does not speak https",
                 hint=f"try plain http: --api {plain}",
             )
+        if isinstance(cause, ssl.SSLError):
+            why = getattr(cause, "verify_message", "") or str(cause)
+            return Problem(
+                ProblemCode.NO_NODE,
+                f"what answers at {self.base} has no certificate that is trusted here: {why}",
+                hint="use the name it carries; SSL_CERT_FILE=FILE.pem trusts an authority of yours",
+            )
         if isinstance(error, http.client.HTTPException | UnicodeError):
             return self._stranger(str(error) or type(error).__name__)
         return Problem(
@@ -174,16 +184,23 @@ def connect(options: Client) -> Api:
     if options.key is not None and not (options.key.isascii() and options.key.isprintable()):
         raise WrongUsage("--key is not an API key", "a key starts with sk-prl-")
     key = options.key or (_secret(folder / "first-key") if ours else None)
-    return Api(base_of(options), key, _secret(folder / "admin.key") if ours else None)
+    admin = _secret(folder / "admin.key") if ours else None
+    return Api(base_of(options), key, admin, certificate_of(options))
 
 
 def base_of(options: Client) -> str:
     """The address that these options mean: said, written by the running one, or configured."""
-    base = options.api or _written_address(options.folder(), options.api_port)
+    base = options.api or _written(options.folder(), options.api_port).get("api")
     if base is None:
         api = options.settings().api
-        base = f"http://{api.host}:{api.port}"
+        base = f"{'https' if api.tls_cert else 'http'}://{api.host}:{api.port}"
     return tidy(base)
+
+
+def certificate_of(options: Client) -> str | None:
+    """The certificate of the data folder's own coordinator, which wrote it beside its address."""
+    written = {} if options.api else _written(options.folder(), options.api_port)
+    return written.get("certificate")
 
 
 def tidy(base: str) -> str:
@@ -257,13 +274,14 @@ def _body_and_headers(answer: Any) -> tuple[dict[str, Any], Headers]:
     return (body if isinstance(body, dict) else {}), headers
 
 
-def _written_address(folder: Path, port: int | None) -> str | None:
+def _written(folder: Path, port: int | None) -> dict[str, str]:
     """What the running coordinator wrote of itself, unless another port was asked for."""
     try:
-        written = json.loads((folder / "api.json").read_text("utf-8"))["api"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return written if port is None or urlsplit(written).port == port else None
+        written = json.loads((folder / "api.json").read_text("utf-8"))
+        address = written["api"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return written if port is None or urlsplit(address).port == port else {}
 
 
 def _secret(path: Path) -> str | None:
@@ -274,7 +292,13 @@ def _secret(path: Path) -> str | None:
     return read_secret(path)
 
 
-def _opener(base: str) -> urllib.request.OpenerDirector:
-    # A proxy set for the outside world must not see requests to this machine.
-    local = urlsplit(base).hostname in LOOPBACK
-    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+def _opener(base: str, certificate: str | None) -> urllib.request.OpenerDirector:
+    handlers: list[urllib.request.BaseHandler] = []
+    if urlsplit(base).hostname in LOOPBACK:
+        # A proxy set for the outside world must not see requests to this machine.
+        handlers.append(urllib.request.ProxyHandler({}))
+    if certificate is not None:
+        from parhelion.identity import pinned
+
+        handlers.append(urllib.request.HTTPSHandler(context=pinned(certificate)))
+    return urllib.request.build_opener(*handlers)

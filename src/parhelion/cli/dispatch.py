@@ -30,6 +30,7 @@ COMMANDS = (
     Command("up", "up:up", "Start a coordinator, a node and an engine on this machine."),
     Command("run", "run:run", "Start a private pool that waits for its nodes; no key is needed."),
     Command("join", "join:join", "Serve models to a coordinator as one of its nodes."),
+    Command("node", "node:app", "Look at this machine's node, drain it, or read its log."),
     Command("serve", "serve:serve", "Offer this one machine as a paid provider, on port 4001."),
     Command("chat", "chat:chat", "Talk to a model in the terminal."),
     Command("models", "models:app", "List, add, price, remove or fetch models."),

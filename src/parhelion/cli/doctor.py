@@ -19,7 +19,7 @@ from cyclopts import Parameter
 
 from parhelion.cli import checks, say
 from parhelion.cli.checks import Line
-from parhelion.cli.client import Api, base_of
+from parhelion.cli.client import Api, base_of, certificate_of
 from parhelion.cli.inspection import QUICK_LIMIT_BYTES, database_in, secret_faults, secrets_in
 from parhelion.cli.nodes import listed
 from parhelion.cli.options import CLIENT, Client
@@ -121,7 +121,7 @@ def look(client: Client) -> Seen:
 
     try:
         # No key: what is looked at is public, and a key that cannot be read is another line's.
-        api = Api(base_of(client), None)
+        api = Api(base_of(client), None, certificate=certificate_of(client))
         health, headers = api.health()
         nodes = listed(api.get("/v1/nodes"))
     except Problem:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -13,51 +15,153 @@ from parhelion.cli import say
 from parhelion.cli.options import ALONE, Alone
 from parhelion.cli.serving import attend, for_person, ready_line
 from parhelion.cli.up import Models
+from parhelion.words import Problem, ProblemCode
 
 if TYPE_CHECKING:
     from parhelion.bootstrap import Ready
+    from parhelion.config import Config
+    from parhelion.link import Address, LanPool
     from parhelion.node import AgentState
+
+
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """One join as it was asked for."""
+
+    config: Config
+    address: Address
+    models: tuple[str, ...]
+    name: str | None
+    was_found: bool = False
+    """Found by asking the network: it is found again that way when its address changes."""
 
 
 def join(
     *,
     address: Annotated[
-        str,
+        str | None,
         Parameter(
             name=["--scheduler", "-s"],
-            help="The coordinator: HOST:PORT, a multiaddr, or a URL; #INVITE where one is asked.",
+            help="The coordinator: HOST:PORT, a multiaddr, a URL, or a peer id of this network; "
+            "#INVITE where one is asked. Without it this network is searched.",
         ),
-    ],
+    ] = None,
     model: Models = (),
     name: Annotated[str | None, Parameter(help="Name shown for this node.")] = None,
+    service: Annotated[
+        bool,
+        Parameter(negative="", help="Join once, then keep joining as a service of this user."),
+    ] = False,
     options: Alone = ALONE,
 ) -> int:
-    """Serve models to the coordinator at ADDRESS until Ctrl-C, which drains."""
-    from parhelion.bootstrap import knock, run_node
-
+    """Serve models to a coordinator until Ctrl-C, which drains."""
     config = for_person(options.settings(), terminal=sys.stderr.isatty())
+    talk = quiet if options.json else say.talk
+    where, was_found = found(config, address, talk)
+    joining = Joining(config, where, model, name, was_found)
+    if service:
+        from parhelion.cli.node import install
+
+        return install(joining, address, options, talk)
 
     def on_ready(ready: Ready) -> None:
         say.data(ready_line(ready) if options.json else joined(ready))
 
-    talk = quiet if options.json else say.talk
+    return attend(config, partial(serve, joining, talk), on_ready)
 
-    async def served(*, on_ready: Callable[[Ready], None], stop: asyncio.Event) -> None:
-        nobody = await knock(config, address)
-        if nobody is not None:
-            talk(f"{nobody.message}: it is waited for\n\nhint: {nobody.hint}\n")
-        talk("loading the model and joining")
-        await run_node(
-            config,
-            address,
-            model,
-            name=name,
-            on_ready=on_ready,
-            stop=stop,
-            on_state=lambda state: talk_of(state, talk),
+
+def found(config: Config, said: str | None, talk: Callable[[str], None]) -> tuple[Address, bool]:
+    """The address that was said, or the one on this network that a person or a peer id means.
+
+    And whether it is the latter.
+    """
+    from parhelion.link import Address, parse_target
+
+    target = parse_target(said)
+    if isinstance(target, Address):
+        return target, False
+    from parhelion.bootstrap import lan
+
+    if target.peer is not None:
+        talk("looking for it on this network")
+        return asyncio.run(lan.find(config, target)), True
+    talk("looking for a pool on this network")
+    pool = one_of(asyncio.run(lan.look(config)), ask=asks() if talk is say.talk else None)
+    talk(f"found {shown(pool)}")
+    return asyncio.run(lan.reach(config, pool)), True
+
+
+def one_of(pools: Sequence[LanPool], ask: Callable[[str], str] | None) -> LanPool:
+    """The only pool there is, or the one that a person chooses; Problem where none can be asked."""
+    if len(pools) == 1:
+        return pools[0]
+    listed = "\n".join(f"  {number}  {shown(pool)}" for number, pool in enumerate(pools, 1))
+    if ask is None:
+        raise Problem(
+            ProblemCode.INVALID_REQUEST,
+            f"several pools answer on this network:\n{listed}",
+            hint=f"say which by its peer id: join -s {pools[0].peer}",
         )
+    answer = ask(
+        f"Several pools answer on this network:\n{listed}\nWhich one (1 to {len(pools)})? "
+    )
+    if not answer.strip().isdecimal() or not 1 <= int(answer) <= len(pools):
+        raise Problem(
+            ProblemCode.INVALID_REQUEST,
+            f"{answer.strip()!r} is none of them",
+            hint=f"a number from 1 to {len(pools)}, or join -s PEER",
+        )
+    return pools[int(answer) - 1]
 
-    return attend(config, served, on_ready)
+
+def asks() -> Callable[[str], str] | None:
+    """How a person is asked; None where there is nobody to ask."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return None
+
+    def ask(question: str) -> str:
+        sys.stderr.write(question)
+        sys.stderr.flush()
+        return sys.stdin.readline()
+
+    return ask
+
+
+def shown(pool: LanPool) -> str:
+    """A pool as a person tells it from others."""
+    host = pool.host or pool.hosts[0]
+    return f"{pool.name} at {host}:{pool.port}, {pool.peer}"
+
+
+async def serve(
+    joining: Joining,
+    talk: Callable[[str], None],
+    *,
+    on_ready: Callable[[Ready], None],
+    stop: asyncio.Event,
+) -> None:
+    """Knock, load, join, and serve until `stop` is set."""
+    from parhelion.bootstrap import SystemClock, knock, run_node
+
+    dial = None
+    if joining.was_found:
+        from parhelion.bootstrap.lan import Follower
+
+        dial = Follower(joining.config.lan.interfaces, SystemClock()).dial
+    nobody = await knock(joining.config, joining.address)
+    if nobody is not None:
+        talk(f"{nobody.message}: it is waited for\n\nhint: {nobody.hint}\n")
+    talk("loading the model and joining")
+    await run_node(
+        joining.config,
+        joining.address,
+        joining.models,
+        name=joining.name,
+        on_ready=on_ready,
+        stop=stop,
+        on_state=lambda state: talk_of(state, talk),
+        dial=dial,
+    )
 
 
 def talk_of(state: AgentState, talk: Callable[[str], None]) -> None:
@@ -74,4 +178,9 @@ def quiet(text: str) -> None:
 
 def joined(ready: Ready) -> str:
     """What a person reads when the node has joined."""
-    return f"Joined {ready.coordinator}\n  Node   {ready.node}\nCtrl-C drains and leaves."
+    lines = [f"Joined {ready.coordinator}", f"  Node   {ready.node}"]
+    lines += [f"  Model  {model}" for model in ready.models]
+    lines += [f"  Not taken: {model}" for model in ready.refused]
+    if ready.refused:
+        lines.append("  Its owner adds a model with: parhelion models add ID --gguf FILE")
+    return "\n".join([*lines, "Ctrl-C drains and leaves."])

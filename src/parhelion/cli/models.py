@@ -9,54 +9,82 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from parhelion.cli import say
-from parhelion.cli.client import connect
+from parhelion.cli.client import Api, connect
 from parhelion.cli.keys import micro_of
-from parhelion.cli.options import ADMIN, CLIENT, OFFLINE, Admin, Client, Offline
+from parhelion.cli.options import ADMIN, CLIENT, OFFLINE, Admin, Client, Offline, WrongUsage
 
 app = App(name="models", help="List, add, price, remove or fetch models.")
 
 
 @app.command(name="list")
-def list_models(*, client: Client = CLIENT) -> int:
+def list_models(
+    *,
+    known: Annotated[
+        bool,
+        Parameter(negative="", help="Show the open models that a pool could serve with a file."),
+    ] = False,
+    client: Client = CLIENT,
+) -> int:
     """List the models of the running coordinator with their prices per million tokens."""
+    if known:
+        return _list_known(client.json)
     answer = connect(client).get("/v1/models")
     if client.json:
         say.data_json(answer)
         return 0
-    rows = [_row(model) for model in answer["data"]]
-    heads = ("MODEL", "AVAILABLE", "CONTEXT", "PROMPT/1M", "COMPLETION/1M", "DIGEST")
-    say.data(say.columns(heads, rows))
+    heads = (
+        *("MODEL", "AVAILABLE", "PURPOSE", "CONTEXT", "MEMORY", "PROMPT/1M", "COMPLETION/1M"),
+        *("NODES", "DIGEST", "VOCABULARY", "TEMPLATE"),
+    )
+    say.data(say.columns(heads, [_row(model) for model in answer["data"]]))
     return 0
 
 
 @app.command
 def add(
-    file: Path,
+    id: Annotated[str, Parameter(help="Its name, OWNER/NAME; or only a file, named by its stem.")],
     /,
     *,
-    id: Annotated[str | None, Parameter(help="Its name; default: the file's stem.")] = None,
+    gguf: Annotated[Path | None, Parameter(help="The model file.")] = None,
+    id_: Annotated[str | None, Parameter(name="--id", show=False)] = None,
+    rate: Annotated[
+        tuple[str, ...],
+        Parameter(
+            negative="",
+            help="Price of 1,000,000 tokens: 4, or 0.25:1 for prompt and completion, or "
+            "USDC.local=0.25:1 for an asset; default: the first model's.",
+        ),
+    ] = (),
     client: Admin = ADMIN,
 ) -> int:
-    """Add a GGUF file to the running coordinator's catalogue, at the pool's rates."""
+    """Add a GGUF file to the running coordinator's catalogue, at these rates or the pool's."""
     from parhelion.words import Problem, ProblemCode
 
+    # As it was before there was --gguf: the one word is the file.
+    file = Path(id) if gguf is None else gguf
+    wanted = id_ if gguf is None else id
     if not file.is_file():
         raise Problem(
-            ProblemCode.ARTEFACT_INVALID, f"{file} is no file", hint="name a .gguf model file"
+            ProblemCode.ARTEFACT_INVALID,
+            f"{file} is no file",
+            hint="name a .gguf model file: parhelion models add ID --gguf FILE",
         )
-    body = {"id": id or file.stem, "path": str(file.absolute())}
-    answer = connect(client).command("POST", "/v1/models", body)
-    known = answer["id"]
-    if id is not None and known != id:
+    api = connect(client)
+    body: dict[str, Any] = {"id": wanted or file.stem, "path": str(file.absolute())}
+    if rate:
+        body["rates"] = _rates(rate, api)
+    answer = api.command("POST", "/v1/models", body)
+    had = answer["id"]
+    if wanted is not None and had != wanted:
         raise Problem(
             ProblemCode.CONFLICT,
-            f"this file is in the catalogue already, as {known}",
-            hint=f"use that id: a file has one, and {id} was not added",
+            f"this file is in the catalogue already, as {had}",
+            hint=f"use that id: a file has one, and {wanted} was not added",
         )
     if client.json:
         say.data_json(answer)
         return 0
-    say.data(f"added {known}" if known == body["id"] else f"known already as {known}")
+    say.data(f"added {had}" if had == body["id"] else f"known already as {had}")
     say.talk(f"a node serves it with: parhelion join -s ADDRESS -m {file}")
     return 0
 
@@ -129,15 +157,95 @@ def pull(*, options: Offline = OFFLINE) -> int:
     return 0
 
 
+def _list_known(as_json: bool) -> int:
+    """The families that ship with this program; what a file of one would need, by a stated rule."""
+    import msgspec
+
+    from parhelion.models import BITS_PER_WEIGHT, KNOWN
+
+    if as_json:
+        weights = [{kind: model.weights_bytes(kind) for kind in BITS_PER_WEIGHT} for model in KNOWN]
+        rows = [
+            {**msgspec.to_builtins(model), "weights_bytes": sizes}
+            for model, sizes in zip(KNOWN, weights, strict=True)
+        ]
+        say.data_json({"data": rows})
+        return 0
+    kinds = ("Q4_0", "Q8_0")
+    heads = ("MODEL", "FAMILY", "PARAMETERS", "PURPOSE", "CONTEXT", *kinds, "LICENCE")
+    say.data(
+        say.columns(
+            heads,
+            [
+                (
+                    model.id,
+                    model.family,
+                    _billions(model.parameters_millions, model.active_millions),
+                    model.purpose,
+                    "-" if model.context is None else str(model.context),
+                    *(_gib(model.weights_bytes(kind)) for kind in kinds),
+                    model.licence,
+                )
+                for model in KNOWN
+            ],
+        )
+    )
+    say.talk(
+        "none of them is served until its file is here: parhelion models add ID --gguf FILE\n"
+        "memory is of the weights alone: parameters x 4.5 (Q4_0) or 8.5 (Q8_0) bits; the KV cache "
+        "comes on top"
+    )
+    return 0
+
+
+def _rates(said: tuple[str, ...], api: Api) -> list[dict[str, str]]:
+    """`[ASSET=]PROMPT[:COMPLETION]`, each as the API takes it."""
+    rates: list[dict[str, str]] = []
+    for text in said:
+        asset, found, prices = text.rpartition("=")
+        prompt, _, completion = prices.partition(":")
+        rates.append(
+            {
+                "asset": asset if found else _pool_asset(api),
+                "prompt": str(micro_of(prompt)),
+                "completion": str(micro_of(completion or prompt)),
+            }
+        )
+    return rates
+
+
+def _pool_asset(api: Api) -> str:
+    models = api.get("/v1/models")["data"]
+    priced = [model["pricing"]["asset"] for model in models if model.get("pricing")]
+    if not priced:
+        raise WrongUsage(
+            "no model of this pool has a rate yet, so its asset is not known",
+            "say the asset: --rate PRLX.local=4",
+        )
+    return priced[0]
+
+
+def _billions(parameters_millions: int, active_millions: int | None) -> str:
+    whole = f"{parameters_millions / 1000:g}B"
+    return whole if active_millions is None else f"{whole}, {active_millions / 1000:g}B active"
+
+
+def _gib(size_bytes: int | None) -> str:
+    return "-" if size_bytes is None else f"{size_bytes / 2**30:.1f} GiB"
+
+
 def _row(model: dict[str, Any]) -> tuple[str, ...]:
     prices = model.get("pricing") or {}
     return (
         model["id"],
         {"True": "yes", "False": "no"}.get(str(model.get("available")), "-"),
+        str(model.get("purpose") or "-"),
         str(model.get("context_length") or "-"),
+        _gib(model.get("memory_bytes")),
         _per_million(prices.get("prompt")),
         _per_million(prices.get("completion")),
-        str(model.get("digest") or "-")[:12],
+        str(model.get("nodes", "-")),
+        *(str(model.get(name) or "-")[:12] for name in ("digest", "vocabulary", "template")),
     )
 
 

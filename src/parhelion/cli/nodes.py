@@ -159,7 +159,7 @@ def _row(node: dict[str, Any]) -> tuple[str, ...]:
     return (
         str(node.get("name", "-")),
         f"{node.get('state', '-')}{reason}",
-        f"{node.get('slots_busy', 0)}/{node.get('slots', 0)}",
+        "-" if node.get("slots") is None else f"{node.get('slots_busy', 0)}/{node['slots']}",
         "-" if rate is None else f"{rate:.1f}",
         str(node.get("served", 0)),
         str(node.get("failed", 0)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parhelion.cli.options import OPTIONS, Options
-from parhelion.cli.up import Host, Models, Open, bind, start
+from parhelion.cli.up import NO_TLS, Host, Models, Open, Tls, bind, start
 
 SERVE_PORT = 4001
 SERVE_WEB_PORT = 4002
@@ -11,10 +11,15 @@ SERVE_WEB_PORT = 4002
 
 
 def serve(
-    *, model: Models = (), host: Host = None, open_: Open = False, options: Options = OPTIONS
+    *,
+    model: Models = (),
+    host: Host = None,
+    open_: Open = False,
+    tls: Tls = NO_TLS,
+    options: Options = OPTIONS,
 ) -> int:
     """Offer this machine as a paid provider: coordinator, node and gate on port 4001."""
-    config = bind(options, host, open_, port=options.api_port or SERVE_PORT)
+    config = bind(options, host, open_, tls, port=options.api_port or SERVE_PORT)
     if options.web_port is None:
         import msgspec
 

@@ -59,13 +59,15 @@ def for_person(config: Config, *, terminal: bool) -> Config:
 
 def ready_line(ready: Ready) -> str:
     """The one line of JSON that `--json` prints when ready."""
-    fields = {
+    fields: dict[str, object] = {
         "api": ready.api,
         "web": ready.web,
         "key": ready.key,
         "node": ready.node,
         "coordinator": ready.coordinator,
     }
+    if ready.models or ready.refused:
+        fields |= {"models": ready.models, "refused": ready.refused}
     return msgspec.json.encode(fields).decode()
 
 

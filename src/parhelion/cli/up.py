@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,17 +44,39 @@ Open = Annotated[
 ]
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """The certificate that API and page are served with."""
+
+    tls_cert: Annotated[
+        Path | None, Parameter(help="Certificate chain (PEM): serve by https; needs --tls-key.")
+    ] = None
+    tls_key: Annotated[Path | None, Parameter(help="The certificate's private key (PEM).")] = None
+
+
+NO_TLS = Tls()
+
+
 def up(
-    *, model: Models = (), host: Host = None, open_: Open = False, options: Options = OPTIONS
+    *,
+    model: Models = (),
+    host: Host = None,
+    open_: Open = False,
+    tls: Tls = NO_TLS,
+    options: Options = OPTIONS,
 ) -> int:
     """Start a coordinator, a node and an engine on this machine; Ctrl-C drains and ends."""
-    return start(options, bind(options, host, open_), model, need=1, free=False, local_node=True)
+    config = bind(options, host, open_, tls)
+    return start(options, config, model, need=1, free=False, local_node=True)
 
 
-def bind(options: Options, host: str | None, open_: bool, **api: int) -> Config:
+def bind(options: Options, host: str | None, open_: bool, tls: Tls = NO_TLS, **api: int) -> Config:
     """The settings with what the command line says of binding and joining."""
+    files = {"tls_cert": tls.tls_cert, "tls_key": tls.tls_key}
+    named = {name: str(path.absolute()) for name, path in files.items() if path is not None}
     return options.settings(
-        api={"host": host, **api},
+        api={"host": host, **named, **api},
         web={"host": host},
         nodes={"admit": "open" if open_ else None},
     )

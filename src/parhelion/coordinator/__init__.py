@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from parhelion.coordinator.answer import Answer, Replayed
 from parhelion.coordinator.coordinator import Coordinator
+from parhelion.coordinator.feed import NodeFeed, NodesEvent
 from parhelion.coordinator.meter import Meter
 from parhelion.coordinator.metrics import Metrics
 from parhelion.coordinator.quote import quote
@@ -16,7 +17,9 @@ __all__ = [
     "Health",
     "Meter",
     "Metrics",
+    "NodeFeed",
     "NodeView",
+    "NodesEvent",
     "Recovered",
     "Replayed",
     "quote",

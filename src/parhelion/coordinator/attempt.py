@@ -7,9 +7,14 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from parhelion.coordinator.breaker import Record
+from parhelion.coordinator.isolate import CLEARED_IDS
+from parhelion.coordinator.pace import Pace
 from parhelion.coordinator.progress import Mark
 from parhelion.coordinator.registry import FULL_S
 from parhelion.coordinator.session import Misbehaved, Session
+from parhelion.identity import operator_account
+from parhelion.ledger import TREASURY
 from parhelion.link import Cut, Open
 from parhelion.proof import segment_holds
 from parhelion.words import Job, Placement, Problem, ProblemCode, Segment, Step
@@ -41,7 +46,10 @@ class Attempt:
     """
 
     __slots__ = (
+        "_clear",
         "_free",
+        "_opened_s",
+        "_pace",
         "_timer",
         "backend",
         "closed",
@@ -69,6 +77,7 @@ class Attempt:
         placement: Placement,
         session: Session,
         free: Callable[[], None],
+        clear: Callable[[], None] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.relay = relay
@@ -85,7 +94,14 @@ class Attempt:
         self.over: asyncio.Future[Problem | None] = loop.create_future()
         self.signature: asyncio.Future[Segment | str] = loop.create_future()
         self._free: Callable[[], None] | None = free
+        # Of a job alone at its node: to be called once it is past the place of the crash.
+        self._clear = clear
         self._timer: asyncio.TimerHandle | None = None
+        self._opened_s = relay.clock.monotonic_s()
+        prompt = len(job.prompt_ids) + self.start
+        self._pace = Pace(
+            session.node, job.digest, prompt, relay.expected_cached, self.start, self._opened_s
+        )
 
     # --- what we do ---------------------------------------------------------------------------
 
@@ -112,13 +128,31 @@ class Attempt:
         return self.job.digest
 
     @property
+    def operator(self) -> str:
+        """The account that is paid for what this attempt delivers."""
+        return TREASURY if self.fallback else operator_account(self.placement.pipeline[-1])
+
+    @property
+    def fallback(self) -> bool:
+        """Whether it runs on the coordinator's own engine."""
+        return self.session.node.fallback
+
+    @property
+    def alone(self) -> bool:
+        """Whether it has its node to itself, as a suspect that nothing has cleared yet."""
+        return self._clear is not None
+
+    @property
     def began(self) -> bool:
         """Whether its first id is there."""
         return len(self.relay.ids) > self.start
 
     @property
     def mark(self) -> Mark | None:
-        """What changes with every step that moves the job; None once it is over."""
+        """What changes with every step that moves the job; None once it is over.
+
+        A resumed job prefills its earlier output too, and says so in `prefilled`.
+        """
         return None if self.closed else (self.number, self.prefilled, len(self.relay.ids))
 
     # --- what the node says -------------------------------------------------------------------
@@ -137,13 +171,11 @@ class Attempt:
             cut = relay.accept(step.ids)
             # Only what was accepted is speed: anything else a node could make up.
             took = len(relay.ids) - step.start
-            node = self.session.node
-            node.ids_made += took
-            if step.start == self.start:
-                node.begin(relay.last_id_s)
-            else:
-                node.ids_decoded += took
+            self._pace.made(took, relay.last_id_s)
             self.late_ids = len(step.ids) - took
+            if self._clear is not None and len(relay.ids) >= self.start + CLEARED_IDS:
+                self._clear()
+                self._clear = None
         elif step.prefilled > self.prefilled:
             self.prefilled = step.prefilled
         if cut:
@@ -161,15 +193,13 @@ class Attempt:
         if self.closed:
             return
         self._close()
-        self.handed_back = code in NOT_NOW and self.to == self.start
+        self.handed_back = code in NOT_NOW
+        # Before the slot is free: the next job must not go by what this one has just refuted.
+        problem = _busy(code, message) if self.handed_back else self._judge(code, message)
         self._release()
         if self.to == self.start:
             self._settle(f"the node failed the job: {code}")
-        if self.handed_back:
-            self._resolve(_busy(code, message))
-            return
-        self.session.node.failed += 1
-        self._resolve(_problem(code, message))
+        self._resolve(problem)
 
     def signed(self, segment: Segment) -> None:
         """The node's signature; one for another index is of before the cut and not the one."""
@@ -186,9 +216,17 @@ class Attempt:
         if self.closed:
             return
         self._close()
-        self.session.node.failed += 1
+        self._blame()
         self.session.send(Cut(job=self.job.job, attempt=self.number, n=self.to))
         self._resolve(problem)
+
+    def move(self) -> None:
+        """The node is wanted for something else: the job goes on at another one."""
+        if self.closed:
+            return
+        self._close()
+        self.session.send(Cut(job=self.job.job, attempt=self.number, n=self.to))
+        self._resolve(_busy(ProblemCode.OVERLOADED, "it is kept for another job"))
 
     def lost(self, problem: Problem) -> None:
         """The node's session ended."""
@@ -196,7 +234,8 @@ class Attempt:
         self._close()
         self._settle("the node was lost")
         if not was_closed:
-            self.session.node.failed += 1
+            if not self.session.was_planned:
+                self._blame()
             self._resolve(problem)
 
     # --- the segment --------------------------------------------------------------------------
@@ -257,7 +296,25 @@ class Attempt:
         if self.relay.meter.finish is not None:
             # A whole answer: whatever stood still at this node before, it works.
             node.recover()
+            self._record.succeeded(self.relay.clock.monotonic_s())
         self._resolve(None)
+
+    @property
+    def _record(self) -> Record:
+        return self.session.node.rooms[self.job.digest].record
+
+    def _judge(self, code: str, message: str) -> Problem:
+        problem = _problem(code, message)
+        # Of a crash nobody knows yet whether the node or one of its jobs is to blame.
+        if problem.code is ProblemCode.ENGINE_CRASHED:
+            self._record.crashed(self._opened_s, self.relay.clock.monotonic_s())
+        else:
+            self._blame()
+        return problem
+
+    def _blame(self) -> None:
+        self.session.node.failed += 1
+        self._record.failed(self._opened_s, self.relay.clock.monotonic_s())
 
     def _resolve(self, problem: Problem | None) -> None:
         # Who waited may have been cancelled, and the future with it (the process stops).
@@ -268,9 +325,8 @@ class Attempt:
         if self.closed:
             return
         self.closed = True
+        self._pace.close(self.relay.last_id_s, self.relay.cached_tokens)
         self.to = len(self.relay.ids)
-        if self.to > self.start:
-            self.session.node.end(self.relay.last_id_s)
         self.head = self.relay.head()
         self.ended_at_ms = self.relay.clock.now_ms()
         loop = asyncio.get_running_loop()
@@ -332,5 +388,7 @@ def _problem(code: str, message: str) -> Problem:
     if known in HANDED_BACK:
         text = f"the node handed the job back ({known}): {message}"
         return Problem(ProblemCode.NODE_LOST, text, hint=hint, retry_after_s=1)
+    if known is ProblemCode.ENGINE_CRASHED:
+        return Problem(known, f"the node's engine crashed: {message}", hint=hint, retry_after_s=1)
     text = f"the node's engine gave up ({known}): {message}"
     return Problem(ProblemCode.ENGINE_FAILED, text, hint=hint, retry_after_s=1)

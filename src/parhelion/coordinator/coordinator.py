@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 
 from parhelion.config import Config
+from parhelion.coordinator.affinity import Affinity
 from parhelion.coordinator.answer import Answer, Replayed
+from parhelion.coordinator.feed import NodeFeed
 from parhelion.coordinator.joining import Door
 from parhelion.coordinator.journal import Journal
 from parhelion.coordinator.metrics import Metrics
 from parhelion.coordinator.place import Places
+from parhelion.coordinator.prober import Prober
+from parhelion.coordinator.provider import Named
 from parhelion.coordinator.queue import Queue
 from parhelion.coordinator.recovery import recover
-from parhelion.coordinator.registry import Node, Registry
+from parhelion.coordinator.registry import Member, Node, Registry, check_card
+from parhelion.coordinator.roster import Roster
 from parhelion.coordinator.serve import Service, Tokeniser, draining
 from parhelion.coordinator.session import Session, say_goodbye
 from parhelion.coordinator.settle import Settler
@@ -37,12 +42,25 @@ SWEEPS_PER_HEARTBEAT = 4
 LAST_SETTLING_S = 5.0
 """After the drain: a signature's 2 s, a commit, and room."""
 
+EPOCH_BYTES = 4
+"""Tells this process's event ids from an earlier one's; nothing secret."""
+
+WATCHERS_LIMIT = 4
+"""Parts of this program, not clients: those follow the feed."""
+
+REFUSALS = frozenset({ProblemCode.LINK_REFUSED, ProblemCode.FORBIDDEN})
+"""What makes a node refused and not merely gone: it is not let in again by trying."""
+
 GOODBYES_S = 1.0
 """One frame to each node; who does not take it sees a closed socket instead."""
 
 
 class Coordinator:
-    """One pool: nodes attend, asks are served. `need` nodes are waited for once, at the start."""
+    """One pool: nodes attend, asks are served. `need` nodes are waited for once, at the start.
+
+    `fallback` is the peer id of the pool's own engine, which serves when no node can; `own` are
+    nodes on the operator's own machine. Strangers are compared with both.
+    """
 
     def __init__(
         self,
@@ -59,6 +77,8 @@ class Coordinator:
         access: NodeAccess,
         metrics: Metrics,
         need: int = 1,
+        fallback: str | None = None,
+        own: Collection[str] = (),
     ) -> None:
         self._config = config
         self._clock = clock
@@ -70,13 +90,20 @@ class Coordinator:
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._visits: set[asyncio.Task[object]] = set()
-        self.on_nodes: Callable[[], None] | None = None
-        """Called when nodes came, went or changed; also at most heartbeats."""
+        self._watchers: list[Callable[[], None]] = []
         self.registry = Registry(config.nodes, need, self._nodes_changed)
+        self.registry.on_leave = self._remember
+        self._roster = Roster(clock)
+        self.feed = NodeFeed(self.known_nodes, entropy(EPOCH_BYTES).hex())
         queue = Queue(config.limits.queue_length, config.limits.queue_per_account)
-        self.places = Places(self.registry, queue, clock, need)
+        self.places = Places(self.registry, queue, clock, need, self._move)
         self.journal = Journal(ledger)
-        self.door = Door(access, self._knows, clock, config.nodes.heartbeat_s)
+        self.door = Door(access, self._knows, clock, config.nodes.heartbeat_s, fallback)
+        self._affinity = Affinity()
+        money = config.money.asset_class
+        settler = Settler(
+            ledger=ledger, receipts=receipts, gate=gate, key=key, clock=clock, asset_class=money
+        )
         self.service = Service(
             catalogue=catalogue,
             tokeniser=tokeniser,
@@ -84,18 +111,24 @@ class Coordinator:
             receipts=receipts,
             registry=self.registry,
             places=self.places,
-            settler=Settler(
-                ledger=ledger,
-                receipts=receipts,
-                gate=gate,
-                key=key,
-                clock=clock,
-                asset_class=config.money.asset_class,
-            ),
+            settler=settler,
             journal=self.journal,
             metrics=metrics,
             clock=clock,
             entropy=entropy,
+            resume_wait_s=config.nodes.resume_wait_s,
+            named=self._named,
+            affinity=self._affinity,
+        )
+        self._own = frozenset(own) | ({fallback} if fallback else frozenset())
+        self.prober = Prober(
+            registry=self.registry,
+            catalogue=catalogue,
+            tokeniser=tokeniser,
+            clock=clock,
+            entropy=entropy,
+            own=self._own if config.nodes.probe else frozenset(),
+            changed=self.registry.reassess,
         )
         self.sweeper = Sweeper(ledger, gate, self.service.holds)
         self._show(metrics)
@@ -104,6 +137,7 @@ class Coordinator:
         """Close what an earlier process left open, then begin to watch nodes and to journal."""
         await recover(self._ledger, self._gate)
         self._tasks = [
+            asyncio.create_task(self.prober.run(), name="prober"),
             asyncio.create_task(self._sweep(), name="sweep"),
             asyncio.create_task(self.journal.run(), name="journal"),
             asyncio.create_task(self.sweeper.run(), name="sweeper"),
@@ -133,6 +167,9 @@ class Coordinator:
             node = await self.door.register(carrier, self._key.peer)
         except Problem as refusal:
             log.warning("node refused: %s", refusal.message, extra={"node": carrier.peer})
+            if refusal.code in REFUSALS and self.registry.member(carrier.peer) is None:
+                self._roster.refused(carrier.peer, refusal.message)
+                self.feed.touch()
             await say_goodbye(carrier, refusal)
             return
         except LinkBroken as broken:
@@ -143,8 +180,22 @@ class Coordinator:
             return
         session = Session(carrier, node, self.registry, self._clock)
         log.info("node joined", extra={"node": node.peer, "slots": node.slots})
+        # A process that comes back has an empty cache, also when its old session ends only now.
+        self._affinity.forget(node.peer)
+        self._roster.came(node.peer)
+        self.prober.meet(node)
         self.registry.enter(session)
         await session.run()
+
+    def _remember(self, member: Member) -> None:
+        """A node is here no more: it is shown as gone or refused for a while."""
+        node, cause = member.node, member.cause
+        self._affinity.forget(node.peer)
+        self.prober.forget(node)
+        reason = "the session ended" if cause is None else cause.message
+        self._roster.left(self._view(node), reason)
+        if cause is not None and cause.code in REFUSALS:
+            self._roster.refused(node.peer, reason)
 
     def expel(self, peer: str, reason: str) -> None:
         """End a node's session at once (its access was revoked); its jobs go elsewhere."""
@@ -176,6 +227,24 @@ class Coordinator:
         """Every connected node."""
         return tuple(self._view(node) for node in self.registry.nodes())
 
+    def known_nodes(self) -> tuple[NodeView, ...]:
+        """Every connected node, and those that left or were refused a short while ago."""
+        return (*self.nodes(), *self._roster.shown())
+
+    def catalogue_changed(self) -> None:
+        """A model is new: nodes that offered it all along serve it from now on."""
+        for node in list(self.registry.nodes()):
+            offered = check_card(node.card, node.peer, self._knows)
+            fresh = {digest: offered[digest] for digest in offered.keys() - node.rooms.keys()}
+            if fresh:
+                log.info("node serves more", extra={"node": node.peer, "digests": list(fresh)})
+                self.registry.widen(node, fresh)
+
+    def watch_nodes(self, look: Callable[[], None]) -> None:
+        """Call `look` whenever nodes came, went or changed, and at most heartbeats; for good."""
+        assert len(self._watchers) < WATCHERS_LIMIT, "who watches must not come and go"
+        self._watchers.append(look)
+
     async def drain(self, deadline_s: float) -> None:
         """Take nothing new; let running answers end, cut what is left after the deadline."""
         service = self.service
@@ -195,6 +264,7 @@ class Coordinator:
         if self.service.live or not self.service.draining:
             await self.drain(0.0)
         self._stopping = True
+        self.feed.close()
         for member in self.registry.members():
             member.end(ProblemCode.DRAINING, "the coordinator is stopping", "it may be back soon")
         for task in [*self._tasks, *self.service.live]:
@@ -222,8 +292,20 @@ class Coordinator:
 
     def _nodes_changed(self) -> None:
         self.places.nodes_changed()
-        if self.on_nodes is not None:
-            self.on_nodes()
+        self.feed.touch()
+        for look in self._watchers:
+            look()
+
+    def _move(self, node: Node) -> None:
+        """Take a node's jobs from it, to go on elsewhere."""
+        member = self.registry.member(node.peer)
+        if isinstance(member, Session):
+            member.move()
+
+    def _named(self) -> Iterator[Named]:
+        """All that a client may name: who is here, and who was."""
+        yield from self.registry.nodes()
+        yield from self._roster.members()
 
     def _knows(self, digest: str) -> bool:
         return self._catalogue.by_digest(digest) is not None
@@ -235,21 +317,28 @@ class Coordinator:
     def _view(self, node: Node) -> NodeView:
         card = node.card
         offered = [self._catalogue.by_digest(digest) for digest in node.rooms]
+        is_full = node.slots_busy >= card.slots
         return NodeView(
             name=card.name,
             peer=node.peer,
-            state=node.state,
+            operator=node.operator,
+            state="busy" if node.state == "ready" and is_full else node.state,
             reason=node.reason,
             models=tuple(model.card.id for model in offered if model is not None),
             slots=card.slots,
             slots_busy=node.slots_busy,
-            tokens_per_s=node.decoded_per_s,
+            utilisation=node.slots_busy / card.slots,
+            tokens_per_s=node.tokens_per_s,
+            first_id_s=node.first_id_s,
+            success_rate=node.success_rate,
+            samples=node.samples,
             version=card.version,
             device=card.device,
             backend=card.backend,
             connected_at_ms=node.connected_at_ms,
             served=node.served,
             failed=node.failed,
+            fallback=node.fallback,
         )
 
     def _show(self, metrics: Metrics) -> None:

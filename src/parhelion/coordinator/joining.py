@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from parhelion.coordinator.registry import Node, Room, check_card
 from parhelion.identity import NodeAccess
-from parhelion.link import Carrier, FromNode, Knock, Register, Welcome
+from parhelion.link import Carrier, FromNode, Knock, NotTaken, Register, Welcome
 from parhelion.words import Clock, NodeCard, Problem, ProblemCode
 
 REGISTER_DEADLINE_S = 5.0
@@ -18,14 +18,27 @@ WELCOME_DEADLINE_S = 5.0
 JOINING_LIMIT = 256
 """Handshaken sessions that have not registered yet; each holds a socket and little else."""
 
+CLOCK_APART_LIMIT_S = 300.0
+"""Receipts carry the times of both: minutes apart they contradict each other. NTP holds clocks
+within a second, and a certificate's dates want no better either."""
+
+
+NO_SUCH_MODEL = "no model of the pool's catalogue has this file's digest"
+
 
 class Door:
     """Lets nodes in: only with consent, only with a sane card, only for known models."""
 
     def __init__(
-        self, access: NodeAccess, known: Callable[[str], bool], clock: Clock, heartbeat_s: float
+        self,
+        access: NodeAccess,
+        known: Callable[[str], bool],
+        clock: Clock,
+        heartbeat_s: float,
+        fallback: str | None,
     ) -> None:
         self._access = access
+        self._fallback = fallback
         self._known = known
         self._clock = clock
         self._heartbeat_s = heartbeat_s
@@ -45,7 +58,10 @@ class Door:
             heard = await self._hear_card(carrier)
             rooms = {} if heard is None else heard[1]
             welcome = Welcome(
-                coordinator=coordinator, heartbeat_s=self._heartbeat_s, accepted=tuple(rooms)
+                coordinator=coordinator,
+                heartbeat_s=self._heartbeat_s,
+                accepted=tuple(rooms),
+                refused=() if heard is None else not_taken(heard[0], rooms),
             )
             await asyncio.wait_for(carrier.send(welcome), WELCOME_DEADLINE_S)
         except TimeoutError:
@@ -69,6 +85,7 @@ class Door:
             connected_at_ms=self._clock.now_ms(),
             heard_s=now_s,
             idle_since_s=now_s,
+            fallback=card.peer == self._fallback,
         )
 
     async def _hear_card(
@@ -84,7 +101,32 @@ class Door:
                 f"the first message must be register, not {type(message).__name__}",
                 hint="the node's software is at fault",
             )
+        check_clock(message.sent_at_ms, self._clock.now_ms())
         rooms = check_card(message.card, carrier.peer, self._known)
         # Consent comes last: an invite must not be spent on a card that is refused anyway.
-        await self._access.admit(carrier.peer, message.invite)
+        if carrier.peer != self._fallback:
+            await self._access.admit(carrier.peer, message.invite)
         return message.card, rooms
+
+
+def not_taken(card: NodeCard, taken: Collection[str]) -> tuple[NotTaken, ...]:
+    """The offered models that get no job here, each with its reason, for the node's operator."""
+    return tuple(
+        NotTaken(digest=model.digest, reason=NO_SUCH_MODEL)
+        for model in card.models
+        if model.digest not in taken
+    )
+
+
+def check_clock(node_ms: int | None, now_ms: int) -> None:
+    """Problem LINK_BROKEN when the node's clock is far from ours; it may be set, so it may pass."""
+    if node_ms is None:
+        return
+    apart_s = (node_ms - now_ms) / 1000
+    if abs(apart_s) > CLOCK_APART_LIMIT_S:
+        way = "ahead of" if apart_s > 0 else "behind"
+        raise Problem(
+            ProblemCode.LINK_BROKEN,
+            f"this node's clock is {abs(apart_s):.0f} s {way} the coordinator's",
+            hint="set the time by NTP on both machines; the node tries again by itself",
+        )

@@ -6,7 +6,6 @@ import asyncio
 import logging
 
 from parhelion.coordinator.relay import Relay
-from parhelion.identity import operator_account
 from parhelion.ledger import Ledger, Mark
 from parhelion.store import Refused
 from parhelion.words import Problem
@@ -56,7 +55,7 @@ class Journal:
 
     async def write(self) -> None:
         """One commit for all answers that moved since the last."""
-        marks = [mark(relay) for relay in self._dirty if relay.hold is not None]
+        marks = [mark for relay in self._dirty for mark in marks_of(relay)]
         self._dirty.clear()
         if not marks:
             return
@@ -69,15 +68,20 @@ class Journal:
             self.marks_written += len(marks)
 
 
-def mark(relay: Relay) -> Mark:
-    """The journal line of an answer: what was delivered and who works on it."""
-    assert relay.hold is not None
+def marks_of(relay: Relay) -> list[Mark]:
+    """The journal lines of an answer: what was delivered, and by whom.
+
+    One line an attempt that delivered, in order: the ledger keeps the earlier ones' counts.
+    """
     accepted_ids, billable_tokens = relay.acknowledged
-    attempt = relay.attempts[-1]
-    return Mark(
-        hold=relay.hold.id,
-        attempt=attempt.number,
-        accepted_ids=accepted_ids,
-        completion_tokens=billable_tokens,
-        operator=operator_account(attempt.placement.pipeline[-1]),
-    )
+    return [
+        Mark(
+            hold=relay.hold.id,
+            attempt=attempt.number,
+            accepted_ids=min(accepted_ids, attempt.to) if attempt.closed else accepted_ids,
+            completion_tokens=billable_tokens,
+            operator=attempt.operator,
+        )
+        for attempt in relay.attempts
+        if relay.hold is not None and accepted_ids > attempt.start
+    ]

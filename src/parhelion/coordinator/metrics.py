@@ -22,7 +22,7 @@ FIRST_TOKEN_BUCKETS_S = (
 PER_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
 OPERATIONS = {"chat": "chat", "completions": "text_completion", "inference": "text_completion"}
-NODE_STATES = ("joining", "ready", "suspect", "draining", "failed")
+NODE_STATES = ("joining", "measuring", "ready", "suspect", "draining", "failed", "refused")
 _LABELS = ("gen_ai_operation_name", "gen_ai_response_model")
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 
 from parhelion.coordinator import route
+from parhelion.coordinator.isolate import Isolation
+from parhelion.coordinator.provider import Choice
 from parhelion.coordinator.queue import RETRY_AFTER_S, Queue, Ticket
 from parhelion.coordinator.registry import Node, Registry
 from parhelion.coordinator.route import Need
@@ -16,58 +19,103 @@ NO_NODE_RETRY_S = 5
 """A node that restarts is back in about this time."""
 
 
+PATIENCE_S = 30.0
+"""So long, and no longer than half its time, a request may leave free slots of slow nodes: by then
+the estimate that it finishes sooner elsewhere has proved wrong."""
+
+LOOKS_LIMIT = 64
+"""Tickets that are tried at one event; each looks at all nodes, and the next event comes soon."""
+
+LOOK_AGAIN_S = 0.25
+"""Between two looks of who waits for a faster node, where nothing but heartbeats comes."""
+
+BUSY_LIMIT = 128
+"""Busy nodes of which it is counted how soon they come free; of more, so many speak for all."""
+
+LATER_HINT = "try again later; GET /health says ready when a prompt would be served"
+
+
 class Places:
     """Hands out slots; a slot is reserved in the same turn in which its node is picked."""
 
-    def __init__(self, registry: Registry, queue: Queue, clock: Clock, need: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        queue: Queue,
+        clock: Clock,
+        need: int,
+        move: Callable[[Node], None],
+    ) -> None:
         self._registry = registry
         self._queue = queue
         self._clock = clock
         self._need_nodes = need
+        self._isolation = Isolation(registry.nodes, move)
+        # As many entries as the catalogue has models.
+        self._largest: dict[str, tuple[int, int | None]] = {}
+        self._version = -1
+        self._looked_s = -math.inf
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
         return self._queue.size
 
-    def capacity(self, digest: str) -> int | None:
-        """Tokens of the largest request that some node can hold; None without a node."""
-        return route.largest_tokens(self._registry.nodes(), digest)
+    def capacity(self, digest: str, choice: Choice | None = None) -> int | None:
+        """Tokens of the largest request that some allowed node can hold; None without a node."""
+        if choice is not None:
+            return route.largest_tokens(self._registry.index.all(digest), digest, choice)
+        version, tokens = self._largest.get(digest, (-1, None))
+        if version != self._registry.version:
+            tokens = route.largest_tokens(self._registry.index.all(digest), digest)
+            self._largest[digest] = self._registry.version, tokens
+        return tokens
 
     def refusal(self, need: Need, without: Collection[str] = ()) -> Problem | None:
         """Why nobody's request of this kind would even get into the queue; None when it would."""
         if not self._registry.complete():
             ready = self._registry.ready_count()
             return _no_node(f"the pool waits for nodes: {ready} of {self._need_nodes} have joined")
-        if not route.capable(self._registry.nodes(), need, without):
+        if not route.any_capable(self._registry.index.all(need.digest), need, without):
             return self._nobody(need)
         return None
 
     def place(
-        self, need: Need, account: str, wait_s: float, without: Collection[str] = ()
+        self,
+        need: Need,
+        account: str,
+        wait_s: float,
+        without: Collection[str] = (),
+        rather_without: str | None = None,
+        begun: bool = False,
     ) -> Ticket:
         """A ticket whose `got` is the reserved Node, now or when its turn comes.
 
         `got` fails with Problem DEADLINE_EXCEEDED after `wait_s`, with NO_NODE when the last
-        node that could have served leaves; Problem is raised here when there is none now.
+        node that could have served leaves; Problem is raised here when there is none now. An
+        answer that has `begun` waits for a node to come instead.
         """
-        refusal = self.refusal(need, without)
-        if refusal is not None:
-            raise refusal
         loop = asyncio.get_running_loop()
-        ticket = Ticket(need, account, frozenset(without), loop.create_future())
-        node = self._pick_behind(need, without)
-        if node is not None:
-            self._reserve(node, ticket)
+        ticket = Ticket(
+            need, account, frozenset(without), loop.create_future(), rather_without, begun
+        )
+        if not begun and (refusal := self.refusal(need, without)) is not None:
+            raise refusal
+        if need.alone:
+            self._isolation.join(ticket)
+            self._isolation.serve(self._reserve)
+        else:
+            ticket.patient_until_s = self._clock.monotonic_s() + min(PATIENCE_S, wait_s / 2)
+            self._take_or_join(ticket)
+        if ticket.got.done():
             return ticket
-        self._queue.join(ticket)
         timer = loop.call_later(max(0.0, wait_s), self._expire, ticket)
         ticket.got.add_done_callback(lambda _got: timer.cancel())
         return ticket
 
     def leave(self, ticket: Ticket) -> None:
         """The client left: its ticket leaves the queue."""
-        self._queue.leave(ticket)
+        self._leave(ticket)
         if not ticket.got.done():
             ticket.got.set_exception(Problem(ProblemCode.CANCELLED, "the client left the queue"))
 
@@ -76,82 +124,164 @@ class Places:
         node.release(need, self._clock.monotonic_s())
         self.serve_queue()
 
+    def clear(self, node: Node) -> None:
+        """The suspect that has this node to itself is none: others may come."""
+        node.alone = False
+        self.serve_queue()
+
     def nodes_changed(self) -> None:
-        """A node came, left or changed: tell those that no node can serve, then serve the rest."""
-        if self._queue.size:
+        """A node came, left or changed: tell those that no node can serve, then serve the rest.
+
+        Or nothing of that, and a node was heard: then who waits for a faster node looks again.
+        """
+        now_s = self._clock.monotonic_s()
+        if self._version != self._registry.version:
+            self._version = self._registry.version
             self._dismiss()
-            self.serve_queue()
+        elif now_s - self._looked_s < LOOK_AGAIN_S:
+            return
+        self._looked_s = now_s
+        self.serve_queue()
 
     def serve_queue(self) -> None:
-        """Give free slots to those who wait, in turn."""
+        """Give free slots to those who wait, in turn; suspects get idle nodes before all others."""
+        self._isolation.serve(self._reserve)
         for digest in self._queue.models():
-            while (ticket := self._queue.first(digest)) is not None:
-                node = self._pick(ticket.need, ticket.without)
-                if node is None:
-                    self._serve_behind(ticket)
-                    break
-                self._queue.serve(ticket)
-                self._reserve(node, ticket)
+            if self._any_free(digest):
+                self._serve_model(digest)
 
-    def _serve_behind(self, first: Ticket) -> None:
-        """Serve who waits behind the first ticket, on nodes that could never take that one.
+    def _serve_model(self, digest: str) -> None:
+        """Serve who waits for a model, in turn.
 
-        A ticket bars the nodes that could take it, for all behind it. Of a size that found nothing
-        a larger one finds nothing either, so a long queue is not tried ticket by ticket.
+        A ticket bars the nodes that could take it, for all behind it, except for free ones that it
+        leaves because it finishes sooner elsewhere. Of a size that found nothing a larger one on
+        the same terms finds nothing either, and of a kind that rather waits the next one does too,
+        so a long queue is not tried ticket by ticket.
         """
-        digest, barred = first.need.digest, self._able(first)
-        hopeless_tokens: float = math.inf if first.without else first.need.kv_tokens
-        # Nearly always everybody waits for the same nodes, and here it ends.
-        waiting = self._queue.in_turn(digest)[1:] if self._any_free(digest, barred) else []
-        for ticket in waiting:
-            if ticket.need.kv_tokens >= hopeless_tokens:
+        barred: set[str] = set()
+        hopeless_tokens: dict[object, int] = {}
+        waits: dict[object, int] = {}
+        ahead = looks = 0
+        for ticket in self._queue.in_turn(digest):
+            is_hopeless = ticket.need.kv_tokens >= hopeless_tokens.get(ticket.terms, math.inf)
+            if is_hopeless or ahead < waits.get(_kind(ticket), 0):
+                ahead += 1
                 continue
-            node = self._pick(ticket.need, ticket.without | barred)
-            if node is not None:
+            looks += 1
+            node = self._pick(ticket, barred)
+            sooner = 0 if node is None else self._sooner(node, ticket)
+            if node is not None and ahead >= sooner:
                 self._queue.serve(ticket)
                 self._reserve(node, ticket)
-                continue
-            barred |= self._able(ticket)
-            if not ticket.without:
-                hopeless_tokens = ticket.need.kv_tokens
-            if not self._any_free(digest, barred):
+                waits.clear()
+            else:
+                ahead += 1
+                barred |= self._barred_by(ticket)
+                if node is None:
+                    hopeless_tokens[ticket.terms] = ticket.need.kv_tokens
+                elif not ticket.need.cached:
+                    waits[_kind(ticket)] = sooner
+            # Nearly always everybody waits for the same nodes, and here it ends.
+            if looks == LOOKS_LIMIT or not self._any_free(digest, barred):
                 return
 
     def refuse_all(self, problem: Callable[[], Problem]) -> None:
         """Everybody leaves the queue with this problem (the coordinator drains)."""
-        for ticket in self._queue.tickets():
-            self._queue.leave(ticket)
+        for ticket in [*self._queue.tickets(), *self._isolation.tickets()]:
+            self._leave(ticket)
             ticket.got.set_exception(problem())
 
-    def _pick_behind(self, need: Need, without: Collection[str]) -> Node | None:
-        """A free node that nobody who waits for this model could take: nobody is overtaken."""
-        barred = set(without)
-        while (node := self._pick(need, barred)) is not None:
-            waiting = self._queue.of_model(need.digest)
-            if not any(route.capable((node,), t.need, t.without) for t in waiting):
-                return node
-            barred.add(node.peer)
-        return None
+    def _take_or_join(self, ticket: Ticket) -> None:
+        """A free node at once, where nobody is overtaken by it and no other is worth a wait."""
+        digest = ticket.need.digest
+        node = self._pick_behind(ticket)
+        if node is not None and self._queue.ahead_of(ticket) >= self._sooner(node, ticket):
+            self._reserve(node, ticket)
+            return
+        self._queue.join(ticket)
+        if node is None and self._any_free(digest):
+            # What those before it left for a faster node may be the best for the last in line.
+            self._serve_model(digest)
 
-    def _able(self, ticket: Ticket) -> set[str]:
-        """The nodes that could take a ticket, now or later."""
-        nodes = self._registry.nodes()
-        return {node.peer for node in route.capable(nodes, ticket.need, ticket.without)}
+    def _pick_behind(self, ticket: Ticket) -> Node | None:
+        """The best free node that nobody who waits before this ticket could take."""
+        waiting = self._queue.of_model(ticket.need.digest)
+        before = [one for one in waiting if one.begun or not ticket.begun]
+        if not before:
+            return self._pick(ticket)
+        free = route.free(self._free_for(ticket), ticket.need, ticket.without)
+        barred = {
+            node.peer
+            for node in free
+            if any(route.is_able(node, one.need, one.without) for one in before)
+        }
+        return self._pick(ticket, barred) if len(barred) < len(free) else None
 
-    def _any_free(self, digest: str, barred: Collection[str]) -> bool:
+    def _sooner(self, node: Node, ticket: Ticket) -> int:
+        """How many such tickets finish sooner when they leave this free node and wait."""
+        if ticket.begun or self._clock.monotonic_s() >= ticket.patient_until_s:
+            return 0
+        everyone = self._registry.index.all(ticket.need.digest)
+        some = list(itertools.islice(everyone, BUSY_LIMIT))
+        sooner = route.sooner_at_busy(node, some, ticket.need, ticket.without)
+        return sooner * len(everyone) // max(1, len(some))
+
+    def _barred_by(self, ticket: Ticket) -> set[str]:
+        """The nodes that could take a ticket later: those behind it leave them to it.
+
+        Of nodes with a free slot only: the others nobody can take.
+        """
+        need, without = ticket.need, ticket.without
+        return {
+            node.peer
+            for node in self._registry.index.free(need.digest)
+            if route.is_able(node, need, without) and not route.has_place(node, need)
+        }
+
+    def _free_for(self, ticket: Ticket) -> Iterator[Node]:
+        """The nodes to look at for a ticket: those that hold its prompt's beginning first."""
+        for peer in ticket.need.cached:
+            member = self._registry.member(peer)
+            if member is not None:
+                yield member.node
+        for node in self._registry.index.free(ticket.need.digest):
+            if node.peer not in ticket.need.cached:
+                yield node
+
+    def _any_free(self, digest: str, barred: Collection[str] = ()) -> bool:
         """Whether the smallest request of a model would find a node beside those."""
-        return self._pick(Need(digest, 1, 1), barred) is not None
+        index = self._registry.index
+        return route.any_free(index.free(digest), Need(digest, 1, 1), barred, index.all(digest))
 
-    def _pick(self, need: Need, without: Collection[str]) -> Node | None:
-        return route.pick(self._registry.nodes(), need, without)
+    def _pick(self, ticket: Ticket, barred: Collection[str] = ()) -> Node | None:
+        """The best free node for a ticket; the one it would rather not have only as the last."""
+        need, without = ticket.need, ticket.without
+        everyone = self._registry.index.all(need.digest)
+        if ticket.rather_without is not None:
+            rather = without | {ticket.rather_without}
+            other = route.pick(self._free_for(ticket), need, rather, barred, everyone)
+            if other is not None:
+                return other
+        return route.pick(self._free_for(ticket), need, without, barred, everyone)
 
     def _reserve(self, node: Node, ticket: Ticket) -> None:
         node.reserve(ticket.need, self._clock.monotonic_s())
         ticket.got.set_result(node)
 
+    def _leave(self, ticket: Ticket) -> None:
+        if ticket.need.alone:
+            self._isolation.leave(ticket)
+        else:
+            self._queue.leave(ticket)
+
     def _expire(self, ticket: Ticket) -> None:
-        self._queue.leave(ticket)
-        if not ticket.got.done():
+        self._leave(ticket)
+        if ticket.got.done():
+            return
+        nodes = self._registry.index.all(ticket.need.digest)
+        if ticket.begun and not route.any_capable(nodes, ticket.need, ticket.without):
+            ticket.got.set_exception(self._nobody(ticket.need))
+        else:
             problem = Problem(
                 ProblemCode.DEADLINE_EXCEEDED,
                 "no slot came free before the request's deadline",
@@ -161,26 +291,28 @@ class Places:
             ticket.got.set_exception(problem)
 
     def _dismiss(self) -> None:
-        nodes = self._registry.nodes()
         for ticket in self._queue.tickets():
-            if not route.capable(nodes, ticket.need, ticket.without):
+            nodes = self._registry.index.all(ticket.need.digest)
+            if not ticket.begun and not route.any_capable(nodes, ticket.need, ticket.without):
                 self._queue.leave(ticket)
                 ticket.got.set_exception(self._nobody(ticket.need))
 
     def _nobody(self, need: Need) -> Problem:
-        largest = self.capacity(need.digest)
+        largest = self.capacity(need.digest, need.choice)
+        whose = "" if need.choice is None else " that your provider object allows"
         if largest is not None and largest < need.kv_tokens:
             return _no_node(
-                f"no node can hold {need.kv_tokens} tokens (prompt and max_tokens); the largest "
-                f"holds {largest}"
+                f"no node{whose} can hold {need.kv_tokens} tokens (prompt and max_tokens); the "
+                f"largest holds {largest}"
             )
-        return _no_node("no node serves this model now")
+        hint = "allow other nodes, or wait for those" if whose else LATER_HINT
+        return _no_node(f"no node{whose} serves this model now", hint)
 
 
-def _no_node(message: str) -> Problem:
-    return Problem(
-        ProblemCode.NO_NODE,
-        message,
-        hint="try again later; GET /health says ready when a prompt would be served",
-        retry_after_s=NO_NODE_RETRY_S,
-    )
+def _kind(ticket: Ticket) -> tuple[object, int, int]:
+    """Equal for tickets that an estimate cannot tell apart, where no node has their prompt."""
+    return ticket.terms, ticket.need.prompt_tokens, ticket.need.output_tokens
+
+
+def _no_node(message: str, hint: str = LATER_HINT) -> Problem:
+    return Problem(ProblemCode.NO_NODE, message, hint=hint, retry_after_s=NO_NODE_RETRY_S)

@@ -1,4 +1,4 @@
-"""Who waits for a slot: bounded, fair by account, first come first served inside one; no I/O.
+"""Who waits for a slot: bounded, fair by account, answers that have begun first; no I/O.
 
 Guests share an account and not their turns: what is called account here is of a guest the line
 that `lines` says.
@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from parhelion.coordinator.provider import Choice
 from parhelion.coordinator.registry import Node
 from parhelion.coordinator.route import Need
 from parhelion.words import Problem, ProblemCode
@@ -20,14 +21,37 @@ RETRY_AFTER_S = 2
 """A slot comes free about as often as an answer ends; sooner retries only add load."""
 
 
+BEGUN = ""
+"""The line of answers that have begun and lost their node; no account has this name."""
+
+
 @dataclass(eq=False, slots=True)
 class Ticket:
-    """One request's wait; `got` resolves to the node that was reserved for it."""
+    """One request's wait; `got` resolves to the node that was reserved for it.
+
+    Nodes of `without` are never taken, `rather_without` only where no other is free. `begun`:
+    its client has the start of the answer, so it goes before all that have not begun, and waits
+    also while no node is there at all.
+    """
 
     need: Need
     account: str
     without: frozenset[str]
     got: asyncio.Future[Node] = field(repr=False)
+    rather_without: str | None = None
+    begun: bool = False
+    patient_until_s: float = 0.0
+    """Until then it may leave a slow node's free slot to wait for a faster one's."""
+
+    @property
+    def terms(self) -> tuple[Choice | None, int | None, frozenset[str]]:
+        """Which nodes it takes, beside its size: equal for tickets that fit the same nodes."""
+        return self.need.choice, self.need.max_price_micro, self.without
+
+    @property
+    def line(self) -> str:
+        """Whose line it stands in."""
+        return BEGUN if self.begun else self.account
 
 
 class Queue:
@@ -60,25 +84,34 @@ class Queue:
             )
 
     def join(self, ticket: Ticket) -> None:
-        """Go to the end of the account's line; Problem when a bound is reached."""
-        self.check(ticket.account)
-        lines = self._lines.setdefault(ticket.need.digest, {})
-        lines.setdefault(ticket.account, deque()).append(ticket)
+        """Go to the end of the line; Problem when a bound is reached.
+
+        The bounds are for who asks: answers that have begun are as few as the slots.
+        """
+        digest, line = ticket.need.digest, ticket.line
+        if not ticket.begun:
+            self.check(ticket.account)
+            self._of_account[ticket.account] = self._of_account.get(ticket.account, 0) + 1
+        lines = self._lines.setdefault(digest, {})
+        if ticket.begun and BEGUN not in lines:
+            lines = self._lines[digest] = {BEGUN: deque(), **lines}
+        lines.setdefault(line, deque()).append(ticket)
         self.size += 1
-        self._of_account[ticket.account] = self._of_account.get(ticket.account, 0) + 1
 
     def leave(self, ticket: Ticket) -> None:
         """Leave the line, wherever in it; nothing happens when it has left already."""
         lines = self._lines.get(ticket.need.digest, {})
-        line = lines.get(ticket.account)
+        line = lines.get(ticket.line)
         if line is None or ticket not in line:
             return
         line.remove(ticket)
         if not line:
-            del lines[ticket.account]
+            del lines[ticket.line]
         if not lines:
             del self._lines[ticket.need.digest]
         self.size -= 1
+        if ticket.begun:
+            return
         self._of_account[ticket.account] -= 1
         if not self._of_account[ticket.account]:
             del self._of_account[ticket.account]
@@ -92,11 +125,20 @@ class Queue:
         lines = self._lines.get(digest)
         return next(iter(lines.values()))[0] if lines else None
 
+    def ahead_of(self, ticket: Ticket) -> int:
+        """Tickets of its model that would be served before a ticket that joined now."""
+        lines = self._lines.get(ticket.need.digest, {})
+        mine = len(lines.get(ticket.line, ()))
+        others = [len(line) for name, line in lines.items() if name not in (BEGUN, ticket.line)]
+        begun = 0 if ticket.begun else len(lines.get(BEGUN, ()))
+        return begun + mine + sum(min(length, mine + 1) for length in others)
+
     def in_turn(self, digest: str) -> list[Ticket]:
         """All tickets of a model in the order in which they would be served."""
-        lines = self._lines.get(digest, {}).values()
-        rounds = itertools.zip_longest(*lines)
-        return [ticket for one in rounds for ticket in one if ticket is not None]
+        lines = self._lines.get(digest, {})
+        rounds = itertools.zip_longest(*(line for name, line in lines.items() if name != BEGUN))
+        asked = [ticket for one in rounds for ticket in one if ticket is not None]
+        return [*lines.get(BEGUN, ()), *asked]
 
     def of_model(self, digest: str) -> Iterator[Ticket]:
         """All tickets of a model, in no particular order."""
@@ -104,11 +146,11 @@ class Queue:
 
     def serve(self, ticket: Ticket) -> None:
         """Take the ticket out; its account's next one waits until the others had a turn."""
-        digest, account = ticket.need.digest, ticket.account
+        digest, line = ticket.need.digest, ticket.line
         self.leave(ticket)
         lines = self._lines.get(digest)
-        if lines and account in lines:
-            lines[account] = lines.pop(account)
+        if lines and line in lines and line != BEGUN:
+            lines[line] = lines.pop(line)
 
     def tickets(self) -> list[Ticket]:
         """All tickets, in no particular order."""

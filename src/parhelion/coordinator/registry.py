@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from parhelion.config import NodesConfig
+from parhelion.coordinator.breaker import Record
+from parhelion.coordinator.index import Index
 from parhelion.coordinator.route import Need
+from parhelion.coordinator.speed import WEIGHT, Speed
+from parhelion.identity import is_derived_name, node_name, operator_account
 from parhelion.words import NodeCard, Problem, ProblemCode
 
 log = logging.getLogger("parhelion.coordinator")
@@ -23,11 +28,8 @@ CONTEXT_LIMIT_TOKENS = 16_777_216
 KV_LIMIT_TOKENS = SLOTS_LIMIT * 1_048_576
 """1,024 slots of a million tokens: past it the number is invented."""
 
-RATE_WEIGHT = 0.3
-"""Of the newest sample: three heartbeats outweigh what was before."""
-
-RATE_SAMPLE_MIN_S = 0.2
-"""Shorter spells of work say more about timers than about speed."""
+PAST_LIMIT = 4096
+"""Nodes that left and are remembered as they were measured: coming back washes nobody clean."""
 
 TRIAL_PAUSE_S = 30.0
 TRIAL_PAUSE_LIMIT_S = 960.0
@@ -48,11 +50,40 @@ class Room:
     slots_busy: int = 0
     kv_busy: int = 0
     full_until_s: float | None = None
+    prefill_tokens: int = 0
+    """Of the open jobs whose first id is not there yet."""
+    ids_out: int = 0
+    """Of all running answers together, so far."""
+    barred: str | None = None
+    """Why it gets no paid work: its probes are not done, or not as the model's own would be."""
+    measuring: bool = False
+    """Its first probe is to come or under way."""
+    first_id_s: float | None = None
+    """Measured: from sending a job to its first id."""
+    kept: float = 1.0
+    """Share of what we took to be cached that was; engines forget sooner than we do."""
+    record: Record = field(default_factory=Record)
+    speed: Speed = field(init=False)
+    largest_tokens: int = field(init=False)
+    """The largest request that it can hold."""
+
+    def __post_init__(self) -> None:
+        self.speed = Speed(self.slots)
+        self.largest_tokens = min(self.context, self.kv_tokens)
 
     @property
-    def largest_tokens(self) -> int:
-        """The largest request that it can hold."""
-        return min(self.context, self.kv_tokens)
+    def tokens_per_s(self) -> float | None:
+        """The most ids a second of all streams together that was measured."""
+        return self.speed.tokens_per_s
+
+    def note_first_id(self, waited_s: float) -> None:
+        """Fold one job's wait for its first id into the measured one."""
+        known = self.first_id_s
+        self.first_id_s = waited_s if known is None else known + WEIGHT * (waited_s - known)
+
+    def note_cached(self, expected: int, found: int) -> None:
+        """Fold what one job found of the cached tokens that it could expect into the share."""
+        self.kept += WEIGHT * (min(1.0, found / expected) - self.kept)
 
 
 @dataclass(eq=False, slots=True)
@@ -72,26 +103,35 @@ class Node:
     trial_from_s: float = 0.0
     leaving: str | None = None
     slots_busy: int = 0
-    tokens_per_s: float | None = None
+    fallback: bool = False
+    """The coordinator's own: it serves when no other can, and what it earns is the treasury's."""
+    alone: bool = False
+    """Its one job, or the next one, has it to itself."""
+    price_micro: int = 0
+    """What its operator asks beside the pool's rate; the same for all until operators may ask."""
     served: int = 0
     failed: int = 0
-    ids_made: int = 0
-    busy_s: float = 0.0
-    decoding: int = 0
-    decoding_since_s: float = 0.0
-    ids_decoded: int = 0
-    decode_s: float = 0.0
-    decoded_per_s: float | None = None
+    on_slots: Callable[[Node], None] | None = None
+    """Called after each reservation and release: the registry keeps who has a slot free."""
+    peer: str = field(init=False)
+    """The proven peer id."""
+    slots: int = field(init=False)
+    """Requests the node runs at once."""
+    _stream_s: float = field(default=0.0, init=False)
+    _counted_s: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self.peer, self.slots = self.card.peer, self.card.slots
 
     @property
-    def peer(self) -> str:
-        """The proven peer id."""
-        return self.card.peer
+    def name(self) -> str:
+        """What it is called: made from its key, or chosen by its operator."""
+        return self.card.name
 
     @property
-    def slots(self) -> int:
-        """Requests the node runs at once; on trial it gets one."""
-        return self.card.slots if self.stuck is None else 1
+    def operator(self) -> str:
+        """Who earns with it."""
+        return operator_account(self.peer)
 
     def stall(self, reason: str, now_s: float) -> None:
         """A job stood still: no job for a while, then one on trial."""
@@ -101,66 +141,86 @@ class Node:
             self.trial_from_s = now_s + min(TRIAL_PAUSE_LIMIT_S, pause_s)
             self.stalls += 1
         self.stuck = reason
+        self._take_at_once(1)
 
     def recover(self) -> None:
         """It works: whatever stood still before is over."""
+        if self.stuck is not None:
+            self._take_at_once(self.card.slots)
         self.stuck, self.stalls = None, 0
+
+    def _take_at_once(self, slots: int) -> None:
+        self.slots = slots
+        if self.on_slots is not None:
+            self.on_slots(self)
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """The most ids a second of all streams together that was measured, of its best model."""
+        seen = [room.speed.tokens_per_s for room in self.rooms.values()]
+        return max((rate for rate in seen if rate is not None), default=None)
+
+    @property
+    def first_id_s(self) -> float | None:
+        """The shortest mean wait for a first id that was measured, of its quickest model."""
+        seen = [room.first_id_s for room in self.rooms.values()]
+        return min((wait_s for wait_s in seen if wait_s is not None), default=None)
+
+    @property
+    def samples(self) -> int:
+        """Jobs that `success_rate` is over."""
+        return sum(room.record.sample for room in self.rooms.values())
+
+    @property
+    def success_rate(self) -> float | None:
+        """Share of its last jobs that it did not fail, over all its models; None without one."""
+        good = sum((room.record.success_rate or 0.0) * room.record.sample for room in
+                   self.rooms.values())  # fmt: skip
+        return good / self.samples if self.samples else None
+
+    def stream_seconds(self, now_s: float) -> float:
+        """Seconds of work of all streams so far; the difference of two is their mean number."""
+        return self._stream_s + self.slots_busy * (now_s - self._counted_s)
 
     def reserve(self, need: Need, now_s: float) -> None:
         """Take a slot and its KV tokens, at once."""
+        self._count(now_s)
         if self.slots_busy == 0:
             self.idle_since_s = now_s
         self.slots_busy += 1
+        self.alone = need.alone
         room = self.rooms[need.digest]
         room.slots_busy += 1
         room.kv_busy += need.kv_tokens
+        if self.on_slots is not None:
+            self.on_slots(self)
 
     def release(self, need: Need, now_s: float) -> None:
         """Give them back."""
+        self._count(now_s)
         self.slots_busy -= 1
+        if need.alone and not self.slots_busy:
+            self.alone = False
         room = self.rooms[need.digest]
         room.slots_busy -= 1
         room.kv_busy -= need.kv_tokens
         assert room.slots_busy >= 0 and room.kv_busy >= 0, "a reservation was given back twice"
         if self.slots_busy == 0:
-            self.busy_s += now_s - self.idle_since_s
             self.idle_since_s = now_s
+        if self.on_slots is not None:
+            self.on_slots(self)
 
-    def begin(self, now_s: float) -> None:
-        """A stream's first ids are there: from now on it decodes."""
-        if not self.decoding:
-            self.decoding_since_s = now_s
-        self.decoding += 1
+    def adopt(self, past: Mapping[str, Room]) -> None:
+        """Go on from what was measured of the same node before; of other slots only the record."""
+        for digest, room in self.rooms.items():
+            if digest in past:
+                room.record = past[digest].record
+                room.first_id_s = past[digest].first_id_s
+                if past[digest].slots == room.slots:
+                    room.speed = past[digest].speed
 
-    def end(self, now_s: float) -> None:
-        """A stream that had begun made its last id."""
-        self.decoding -= 1
-        if not self.decoding:
-            self.decode_s += max(0.0, now_s - self.decoding_since_s)
-
-    def sample_rate(self, now_s: float) -> None:
-        """Fold what was made since the last call into the measured ids a second.
-
-        `tokens_per_s` counts over all the time with work, prefill too, all streams together: a
-        node that keeps its ids back gains nothing by it at the router. `decoded_per_s` counts
-        from first ids on, without them, and is what people call a node's speed: it is shown.
-        """
-        if self.slots_busy:
-            self.busy_s += now_s - self.idle_since_s
-            self.idle_since_s = now_s
-        if self.decoding:
-            self.decode_s += max(0.0, now_s - self.decoding_since_s)
-            self.decoding_since_s = max(now_s, self.decoding_since_s)
-        if self.busy_s >= RATE_SAMPLE_MIN_S and self.ids_made:
-            self.tokens_per_s = _folded(self.tokens_per_s, self.ids_made / self.busy_s)
-            self.ids_made, self.busy_s = 0, 0.0
-        if self.decode_s >= RATE_SAMPLE_MIN_S and self.ids_decoded:
-            self.decoded_per_s = _folded(self.decoded_per_s, self.ids_decoded / self.decode_s)
-            self.ids_decoded, self.decode_s = 0, 0.0
-
-
-def _folded(known: float | None, seen: float) -> float:
-    return seen if known is None else known + RATE_WEIGHT * (seen - known)
+    def _count(self, now_s: float) -> None:
+        self._stream_s, self._counted_s = self.stream_seconds(now_s), now_s
 
 
 class Member(Protocol):
@@ -168,6 +228,8 @@ class Member(Protocol):
 
     @property
     def node(self) -> Node: ...
+    @property
+    def cause(self) -> Problem | None: ...
 
     def end(self, code: ProblemCode, message: str, hint: str = "") -> None: ...
     def look(self, now_s: float) -> None: ...
@@ -185,6 +247,8 @@ def check_card(card: NodeCard, peer: str, known: Callable[[str], bool]) -> dict[
         raise _refused(f"a node offers 1 to {MODELS_LIMIT} models, not {len(card.models)}")
     if not 1 <= len(card.name) <= NAME_LIMIT_CHARS or not card.name.isprintable():
         raise _refused(f"a node's name has 1 to {NAME_LIMIT_CHARS} printable characters")
+    if looks_like_an_id(card.name) or (is_derived_name(card.name) and card.name != node_name(peer)):
+        raise _refused("a node's name may not look like another node's id or made name")
     for text in (card.version, card.device, card.backend):
         if len(text) > TEXT_LIMIT_CHARS or not text.isprintable():
             raise _refused(
@@ -211,6 +275,11 @@ def check_card(card: NodeCard, peer: str, known: Callable[[str], bool]) -> dict[
     return rooms
 
 
+def looks_like_an_id(name: str) -> bool:
+    """Whether a reader, or a client's `provider` object, could take it for a peer or operator."""
+    return name.startswith(("12D3KooW", "node:", "acct_"))
+
+
 def state_of(node: Node, now_s: float, limits: NodesConfig) -> tuple[str, str | None]:
     """A registered node's state and its reason; "gone" when it was silent for too long.
 
@@ -225,6 +294,9 @@ def state_of(node: Node, now_s: float, limits: NodesConfig) -> tuple[str, str | 
         return "failed", node.engine_fault
     if node.stuck is not None and now_s < node.trial_from_s:
         return "failed", node.stuck
+    if node.rooms and all(room.barred for room in node.rooms.values()):
+        room = next(iter(node.rooms.values()))
+        return ("measuring" if room.measuring else "refused"), room.barred
     if silent_s >= limits.suspect_s:
         return "suspect", f"silent for {silent_s:.1f} s"
     return "ready", None if node.stuck is None else f"on trial: {node.stuck}"
@@ -237,7 +309,13 @@ class Registry:
         self._limits = limits
         self._need = need
         self._on_change = on_change
+        self.on_leave: Callable[[Member], None] = lambda _member: None
+        """Called when a node is here no more: not for a session that a newer one replaced."""
         self._members: dict[str, Member] = {}
+        self._past: OrderedDict[str, dict[str, Room]] = OrderedDict()
+        self.index = Index()
+        self.version = 0
+        """Counts what changes who could serve: members, their states, breakers that let one try."""
         self._complete = False
 
     def nodes(self) -> Iterable[Node]:
@@ -256,6 +334,14 @@ class Registry:
         """A registered session; an older one of the same peer ends, it is the same machine."""
         old = self._members.get(member.node.peer)
         self._members[member.node.peer] = member
+        past = self._past.pop(member.node.peer, None) if old is None else old.node.rooms
+        if past is not None:
+            member.node.adopt(past)
+        if old is not None:
+            self._unlist(old.node)
+        self.index.add(member.node)
+        member.node.on_slots = self.index.update
+        self.version += 1
         if old is not None:
             old.end(ProblemCode.CONFLICT, "a newer session of the same node replaced this one")
         self.refresh(member.node, member.node.heard_s)
@@ -264,7 +350,18 @@ class Registry:
         """The session ended."""
         if self._members.get(member.node.peer) is member:
             del self._members[member.node.peer]
-        self._on_change()
+            self._unlist(member.node)
+            self._past[member.node.peer] = member.node.rooms
+            if len(self._past) > PAST_LIMIT:
+                self._past.popitem(last=False)
+            self.on_leave(member)
+        self._changed()
+
+    def widen(self, node: Node, rooms: Mapping[str, Room]) -> None:
+        """Take more models from a node that offered them all along."""
+        node.rooms.update(rooms)
+        self.index.add(node)
+        self._changed()
 
     def refresh(self, node: Node, now_s: float) -> None:
         """Bring a node's state up to date after it was heard."""
@@ -277,8 +374,15 @@ class Registry:
                 extra={"node": node.peer, "was": before, "reason": node.reason},
             )
         self.complete()
-        if node.state == "ready":
+        if node.state != before:
+            self._changed()
+        elif node.state == "ready":
             self._on_change()
+
+    def reassess(self, node: Node) -> None:
+        """What speaks for or against a node has changed."""
+        self.refresh(node, node.heard_s)
+        self._changed()
 
     def forgive(self, late_s: float) -> None:
         """Count `late_s` seconds of everybody's silence as ours: we did not listen."""
@@ -295,27 +399,40 @@ class Registry:
                 continue
             if state != node.state:
                 self.refresh(node, now_s)
-            self._end_full(node, now_s)
+            self._end_pauses(node, now_s)
             member.look(now_s)
 
-    def _end_full(self, node: Node, now_s: float) -> None:
+    def _end_pauses(self, node: Node, now_s: float) -> None:
         for room in node.rooms.values():
+            if room.record.look(now_s):
+                self._changed()
             if room.full_until_s is not None and now_s >= room.full_until_s:
                 room.full_until_s = None
-                self._on_change()
+                self._changed()
+
+    def _unlist(self, node: Node) -> None:
+        node.on_slots = None
+        self.index.remove(node)
+
+    def _changed(self) -> None:
+        self.version += 1
+        self._on_change()
 
     def ready_count(self) -> int:
         """Nodes that take work now."""
-        return sum(member.node.state == "ready" for member in self._members.values())
+        return sum(node.state == "ready" and not node.fallback for node in self.nodes())
 
     def complete(self) -> bool:
         """Whether the pool has once had the nodes it was told to wait for.
 
-        It stays complete when nodes leave: while one is there, prompts are still served.
+        It stays complete when nodes leave: while one is there, prompts are still served. With a
+        fallback engine nobody has to wait for nodes.
         """
         if not self._complete:
             self._complete = self.ready_count() >= self._need
-        return self._complete
+        return self._complete or any(
+            node.fallback and node.state == "ready" for node in self.nodes()
+        )
 
 
 def _refused(message: str) -> Problem:

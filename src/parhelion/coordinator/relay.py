@@ -57,6 +57,7 @@ class Relay:
         "attempts",
         "cached_tokens",
         "clock",
+        "expected_cached",
         "first_id_s",
         "hidden",
         "hold",
@@ -97,6 +98,8 @@ class Relay:
         self.settling = False
         self.prefilled = False
         self.cached_tokens = 0
+        # What the node of the present attempt holds of the prompt, as far as we know.
+        self.expected_cached = 0
         self.left = False
         self.last: Chunk | Problem | None = None
         self.first_id_s: float | None = None

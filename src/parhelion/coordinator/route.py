@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+
+from parhelion.coordinator.breaker import Phase, Record
+from parhelion.coordinator.finish import finishes_s, sooner_elsewhere
+from parhelion.coordinator.provider import Choice
+from parhelion.coordinator.speed import Speed
+
+LIVE = ("ready", "suspect")
+
+LOOK_NODES = 128
+"""Free nodes that one decision compares: the best of so many is among the best 1 % of all, and the
+decision takes a fraction of a millisecond however large the pool."""
+
+SAME_FINISH = 1.05
+"""Finishes within 5 % are the same: the estimate is no better."""
 
 
 class RoomState(Protocol):
@@ -22,6 +36,22 @@ class RoomState(Protocol):
     def kv_busy(self) -> int: ...
     @property
     def full_until_s(self) -> float | None: ...
+    @property
+    def barred(self) -> str | None: ...
+    @property
+    def prefill_tokens(self) -> int: ...
+    @property
+    def ids_out(self) -> int: ...
+    @property
+    def kept(self) -> float: ...
+    @property
+    def first_id_s(self) -> float | None: ...
+    @property
+    def tokens_per_s(self) -> float | None: ...
+    @property
+    def speed(self) -> Speed: ...
+    @property
+    def record(self) -> Record: ...
 
 
 class NodeState(Protocol):
@@ -38,7 +68,11 @@ class NodeState(Protocol):
     @property
     def slots_busy(self) -> int: ...
     @property
-    def tokens_per_s(self) -> float | None: ...
+    def alone(self) -> bool: ...
+    @property
+    def fallback(self) -> bool: ...
+    @property
+    def price_micro(self) -> int: ...
     @property
     def idle_since_s(self) -> float: ...
 
@@ -48,11 +82,31 @@ Seat = TypeVar("Seat", bound=NodeState)
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """What one attempt takes: a model, and room for prompt and output together."""
+    """What one attempt takes: a model, and room for prompt and output together.
+
+    `alone`: in a batch of its own, so the whole node. `choice`: what its client said of nodes.
+    `expected_tokens`: the output to expect, where that is known. `cached`: tokens of the prompt
+    that a node holds, by peer. `max_price_micro`: no node that asks more.
+    """
 
     digest: str
     prompt_tokens: int
     max_tokens: int
+    alone: bool = False
+    choice: Choice | None = None
+    expected_tokens: int | None = None
+    cached: Mapping[str, int] = field(default_factory=dict[str, int], compare=False)
+    max_price_micro: int | None = None
+
+    @property
+    def output_tokens(self) -> int:
+        """Ids to expect; never more than its bound."""
+        expected = self.expected_tokens
+        return self.max_tokens if expected is None else min(expected, self.max_tokens)
+
+    def allows(self, node: NodeState) -> bool:
+        """Whether its client lets this node serve it."""
+        return self.choice is None or self.choice.allows(node)
 
     @property
     def kv_tokens(self) -> int:
@@ -60,57 +114,174 @@ class Need:
         return self.prompt_tokens + self.max_tokens
 
 
-def capable(nodes: Iterable[Seat], need: Need, without: Collection[str] = ()) -> list[Seat]:
-    """Nodes that could take it, now or once others finish; a suspect one may come back."""
-    return [
-        node
-        for node in nodes
-        if node.state in ("ready", "suspect")
-        and node.peer not in without
-        and need.digest in node.rooms
-        and need.kv_tokens <= node.rooms[need.digest].largest_tokens
-    ]
-
-
-def pick(nodes: Iterable[Seat], need: Need, without: Collection[str] = ()) -> Seat | None:
-    """The best node with a free slot and free KV tokens, or None: all are busy."""
-    free = [
-        node
-        for node in capable(nodes, need, without)
-        if node.state == "ready"
-        and node.slots_busy < node.slots
-        and _has_room(node.rooms[need.digest], need)
-    ]
-    if len(free) < 2:
-        return free[0] if free else None
-    # An estimate and a guess do not compare: one unmeasured node, and all go by busy share.
-    measured = all(node.tokens_per_s for node in free)
-    return min(free, key=lambda node: (_score(node, need, measured), node.idle_since_s, node.peer))
-
-
-def largest_tokens(nodes: Iterable[NodeState], digest: str) -> int | None:
-    """The largest request of a model that some node can hold; None without a node."""
-    sizes = [
-        node.rooms[digest].largest_tokens
-        for node in nodes
-        if node.state in ("ready", "suspect") and digest in node.rooms
-    ]
-    return max(sizes, default=None)
-
-
-def _has_room(room: RoomState, need: Need) -> bool:
-    """Whether a slot and the KV tokens are free now, as far as we and the node know."""
+def is_able(node: NodeState, need: Need, without: Collection[str] = ()) -> bool:
+    """Whether a node could take it, now or once others finish; a suspect one may come back."""
+    room = node.rooms.get(need.digest)
     return (
-        room.slots_busy < room.slots
-        and room.kv_busy + need.kv_tokens <= room.kv_tokens
-        and room.full_until_s is None
+        room is not None
+        and room.barred is None
+        and node.state in LIVE
+        and need.kv_tokens <= room.largest_tokens
+        and room.record.breaker.phase is not Phase.OPEN
+        and node.peer not in without
+        and (need.max_price_micro is None or node.price_micro <= need.max_price_micro)
+        and need.allows(node)
     )
 
 
-def _score(node: NodeState, need: Need, measured: bool) -> float:
-    rate = node.tokens_per_s
-    if measured and rate:
-        # `rate` is of all streams together, so one more stream gets its part of it.
-        return need.max_tokens * (node.slots_busy + 1) / rate
+def has_place(node: NodeState, need: Need) -> bool:
+    """Whether an able node has a slot and the KV tokens free now, as far as we and it know.
+
+    Half-open it has one place, for the job that shows whether it works again.
+    """
     room = node.rooms[need.digest]
-    return room.slots_busy / room.slots
+    return (
+        node.slots_busy < node.slots
+        and node.state == "ready"
+        and room.slots_busy < room.slots
+        and room.kv_busy + need.kv_tokens <= room.kv_tokens
+        and room.full_until_s is None
+        and not node.alone
+        and (room.record.breaker.phase is Phase.CLOSED or room.slots_busy == 0)
+    )
+
+
+def capable(nodes: Iterable[Seat], need: Need, without: Collection[str] = ()) -> list[Seat]:
+    """Nodes that could take it, now or once others finish.
+
+    The fallback is among them only where there is no other.
+    """
+    able = [node for node in nodes if is_able(node, need, without)]
+    return [node for node in able if not node.fallback] or able
+
+
+def any_capable(nodes: Iterable[NodeState], need: Need, without: Collection[str] = ()) -> bool:
+    """Whether some node could take it, now or once others finish."""
+    return any(is_able(node, need, without) for node in nodes)
+
+
+def pick(
+    nodes: Iterable[Seat],
+    need: Need,
+    without: Collection[str] = (),
+    barred: Collection[str] = (),
+    everyone: Iterable[NodeState] = (),
+) -> Seat | None:
+    """The best node with a free slot and free KV tokens, or None: all are busy.
+
+    Nodes of `without` it cannot have; those of `barred` it could, but others come before it there.
+    Where `nodes` are not all there are, `everyone` tells whether the fallback is called for.
+
+    The soonest estimated finish wins; among those that are as soon, the cheapest, then the one
+    that holds most of the prompt, then the least busy.
+    """
+    able: Sequence[Seat] = free(nodes, need, without, barred, everyone)
+    if need.choice is not None:
+        able = need.choice.wanted(able, need.digest)
+    if len(able) < 2:
+        return able[0] if able else None
+    finishes = finishes_s(able, need)
+    soon_s = min(finishes) * SAME_FINISH
+    best = [node for node, finish_s in zip(able, finishes, strict=True) if finish_s <= soon_s]
+    return min(best, key=lambda node: _rank(node, need)) if len(best) > 1 else best[0]
+
+
+def free(
+    nodes: Iterable[Seat],
+    need: Need,
+    without: Collection[str] = (),
+    barred: Collection[str] = (),
+    everyone: Iterable[NodeState] = (),
+) -> list[Seat]:
+    """The nodes that can start it now, LOOK_NODES of them; the fallback where no other ever could.
+
+    A client's own order of nodes is over all of them, so then there is no limit.
+    """
+    most = LOOK_NODES if need.choice is None else None
+    found: list[Seat] = []
+    spare: list[Seat] = []
+    others = False
+    for node in nodes:
+        if not is_able(node, need, without):
+            continue
+        others = others or not node.fallback
+        if has_place(node, need) and node.peer not in barred:
+            (spare if node.fallback else found).append(node)
+            if len(found) == most:
+                break
+    if others or not spare or _any_other(everyone, need, without):
+        return found
+    return spare
+
+
+def any_free(
+    nodes: Iterable[NodeState],
+    need: Need,
+    barred: Collection[str] = (),
+    everyone: Iterable[NodeState] = (),
+) -> bool:
+    """Whether some node can start it now; the fallback only where no other ever could."""
+    others = spare = False
+    for node in nodes:
+        if not is_able(node, need):
+            continue
+        others = others or not node.fallback
+        if has_place(node, need) and node.peer not in barred:
+            if not node.fallback:
+                return True
+            spare = True
+    return spare and not others and not _any_other(everyone, need, ())
+
+
+def _any_other(nodes: Iterable[NodeState], need: Need, without: Collection[str]) -> bool:
+    return any(not node.fallback and is_able(node, need, without) for node in nodes)
+
+
+def _rank(node: NodeState, need: Need) -> tuple[int, int, float, float, str]:
+    share = node.slots_busy / node.slots
+    cached = need.cached.get(node.peer, 0)
+    return node.price_micro, -cached, share, node.idle_since_s, node.peer
+
+
+def sooner_at_busy(
+    node: Seat, nodes: Iterable[Seat], need: Need, without: Collection[str] = ()
+) -> int:
+    """How many such jobs do better to wait for busy nodes than to take the free slot of `node`.
+
+    0 where the client asked for an order of nodes: that is its own.
+    """
+    if need.choice is not None or node.fallback:
+        return 0
+    busy = [
+        other
+        for other in nodes
+        if not other.fallback and is_able(other, need, without) and not has_place(other, need)
+        and other.state == "ready" and not other.alone
+    ]  # fmt: skip
+    return sooner_elsewhere(node, busy, need) if busy else 0
+
+
+def pick_idle(
+    nodes: Iterable[Seat], need: Need, without: Collection[str], rather_without: str | None
+) -> Seat | None:
+    """A node without any work, whoever it is kept for, or None."""
+    idle = [
+        node
+        for node in capable(nodes, need, without)
+        if node.state == "ready" and node.slots_busy == 0
+    ]
+    return min(idle, key=lambda node: (node.peer == rather_without, node.peer), default=None)
+
+
+def largest_tokens(
+    nodes: Iterable[NodeState], digest: str, choice: Choice | None = None
+) -> int | None:
+    """The largest request of a model that some allowed node can hold; None without a node."""
+    sizes = [
+        node.rooms[digest].largest_tokens
+        for node in nodes
+        if node.state in ("ready", "suspect")
+        and digest in node.rooms
+        and (choice is None or choice.allows(node))
+    ]
+    return max(sizes, default=None)

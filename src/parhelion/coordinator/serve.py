@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
 from typing import Protocol
 
 import msgspec
 
+from parhelion.coordinator.affinity import Affinity
 from parhelion.coordinator.answer import Answer, Replayed
 from parhelion.coordinator.attempt import Attempt
+from parhelion.coordinator.isolate import WAIT_S as ALONE_WAIT_S
+from parhelion.coordinator.isolate import Poison
 from parhelion.coordinator.journal import Journal
+from parhelion.coordinator.lengths import Lengths
 from parhelion.coordinator.lines import line_of, scope_of
 from parhelion.coordinator.metrics import Metrics
+from parhelion.coordinator.migrate import Course
 from parhelion.coordinator.place import Places
+from parhelion.coordinator.provider import Choice, Named, choose
 from parhelion.coordinator.quote import quote
 from parhelion.coordinator.registry import Node, Registry
 from parhelion.coordinator.relay import FINISHED, LEFT, End, Order, Relay
@@ -45,14 +53,6 @@ log = logging.getLogger("parhelion.coordinator")
 OPENING_BYTES = 32
 SCOPE_KEY_BYTES = 32
 
-ATTEMPTS_LIMIT = 2
-"""A job that failed before its first id is tried on one other node; nothing was delivered."""
-
-HAND_BACKS_LIMIT = 8
-"""A node that is full for a moment is one thing, one that always is another."""
-
-RETRIED = (ProblemCode.NODE_LOST, ProblemCode.ENGINE_FAILED)
-
 HOLD_LIFE_MS = 24 * 3600 * 1000
 """Far beyond any answer: a hold runs out only where nobody serves it any more."""
 
@@ -81,6 +81,9 @@ class Service:
         metrics: Metrics,
         clock: Clock,
         entropy: Entropy,
+        resume_wait_s: float,
+        named: Callable[[], Iterable[Named]],
+        affinity: Affinity,
     ) -> None:
         self._catalogue = catalogue
         self._tokeniser = tokeniser
@@ -93,6 +96,11 @@ class Service:
         self._metrics = metrics
         self._clock = clock
         self._entropy = entropy
+        self._resume_wait_s = resume_wait_s
+        self._named = named
+        self._affinity = affinity
+        self._lengths = Lengths()
+        self._poison = Poison(clock)
         # Nodes see that two jobs share a scope, never whose they are.
         self._scope_key = entropy(SCOPE_KEY_BYTES)
         self.live: dict[asyncio.Task[None], Relay | None] = {}
@@ -107,16 +115,25 @@ class Service:
         if self.draining:
             raise draining()
         model = self._catalogue.resolve(ask.model)
+        choice, refusal = self._choose(ask)
         rates = self._catalogue.rates(model.card.id)
         # Who may not ask costs nobody the reading of a prompt.
         payer, _ = self._gate.payer(credentials, model.card.id, rates)
         line = line_of(payer.account, credentials.address)
         prompt_ids = await self._tokeniser.prepare(model, ask, line)
+        self._poison.check(model.card.digest, prompt_ids)
         # Only a client that left `max_tokens` to us gets what a node can hold.
-        capacity = self._places.capacity(model.card.digest) if ask.max_tokens is None else None
+        is_open = ask.max_tokens is None
+        capacity = self._places.capacity(model.card.digest, choice) if is_open else None
         offer = quote(ask, model.card, prompt_ids, rates, capacity)
-        need = Need(model.card.digest, len(prompt_ids), offer.max_tokens)
-        refusal = self._places.refusal(need)
+        need = Need(
+            model.card.digest,
+            len(prompt_ids),
+            offer.max_tokens,
+            choice=choice,
+            expected_tokens=self._lengths.expected(model.card.digest, offer.max_tokens),
+        )
+        refusal = refusal or self._places.refusal(need)
         if refusal is not None:
             # Who may not ask learns that first, and a finished answer needs no node.
             admitted = await self._gate.admit(ask, credentials, offer)
@@ -126,6 +143,13 @@ class Service:
         vocabulary = await self._tokeniser.vocabulary(model)
         request = Request(ask, credentials, offer, need, vocabulary, started_s)
         return await self._begin(request)
+
+    def _choose(self, ask: Ask) -> tuple[Choice | None, Problem | None]:
+        """The nodes that the client wants; or why there are none such, for after its admission."""
+        try:
+            return (choose(ask.provider, self._named()) if ask.provider else None), None
+        except Problem as problem:
+            return None, problem
 
     def holds(self) -> set[str]:
         """The holds that a live request settles; each is named before it is taken."""
@@ -196,42 +220,58 @@ class Service:
             return End("lost", _internal(error))
 
     async def relay(self, relay: Relay, request: Request) -> End:
-        """Run attempts until one delivers; only a job without any id goes to another node.
-
-        A job that a busy node hands back has not been tried: it looks for a place again.
-        """
-        lost: Problem | None = None
-        without: set[str] = set()
-        number = handed_back = 0
+        """Run attempts until one delivers; what a node lost, another takes up where it stood."""
+        course = Course()
+        number = 0
         while True:
             number += 1
             try:
-                node = await self.place(relay, request.need, without)
+                node = await self.place(relay, request.need, course)
             except Problem as refusal:
-                raise lost or refusal from refusal
-            fault = await self._attempt(relay, request, node, number)
+                raise course.fault or refusal from refusal
+            fault = await self._attempt(relay, request, node, number, course.alone)
             if fault is None:
                 return _cut_by(relay)
-            if fault.code is ProblemCode.OVERLOADED:
-                handed_back += 1
-                is_last = handed_back >= HAND_BACKS_LIMIT
-            else:
-                lost = fault
-                without.add(node.peer)
-                is_last = fault.code not in RETRIED or len(without) >= ATTEMPTS_LIMIT
-            if relay.left or relay.ids or is_last:
-                return End("lost", fault)
-            # The prefill that was lost is ours to pay, also if the client leaves now.
-            relay.prefilled = False
-            log.warning("job tried elsewhere", extra={**_who(relay), "node": node.peer})
+            was_alone = bool(relay.attempts) and relay.attempts[-1].alone
+            goes_on = course.goes_on(fault, node.peer, was_alone)
+            if course.poison:
+                self._poison.add(request.need.digest, request.offer.prompt_ids)
+            if relay.left or not goes_on:
+                return End("lost", course.fault or fault)
+            if not relay.ids:
+                # The prefill that was lost is ours to pay, also if the client leaves now.
+                relay.prefilled = False
+            log.warning(
+                "job goes on elsewhere",
+                extra={
+                    **_who(relay),
+                    "node": node.peer,
+                    "ids": len(relay.ids),
+                    "cause": str(fault),
+                },
+            )
 
-    async def place(self, relay: Relay, need: Need, without: set[str]) -> Node:
+    async def place(self, relay: Relay, need: Need, course: Course) -> Node:
         """A node with a slot reserved for this request, or Problem; the client may leave."""
         order = relay.order
         wait_s = order.started_s + order.ask.deadline_s - self._clock.monotonic_s()
+        if relay.ids:
+            # Its answer has begun, so its deadline was met; now the client waits for the rest.
+            wait_s = self._resume_wait_s
+        if course.alone:
+            need = replace(need, alone=True)
+            wait_s = max(wait_s, ALONE_WAIT_S)
         _check_still_wanted(relay)
-        line = line_of(order.grant.account, order.address)
-        ticket = self._places.place(need, line, wait_s, without)
+        job = relay.job
+        held = self._affinity.cached(job.cache_scope, job.digest, (*job.prompt_ids, *relay.ids))
+        ticket = self._places.place(
+            replace(need, cached=held),
+            line_of(order.grant.account, order.address),
+            wait_s,
+            without=course.shunned,
+            rather_without=course.avoided,
+            begun=bool(relay.ids),
+        )
         relay.leave_queue = partial(self._places.leave, ticket)
         try:
             node = await ticket.got
@@ -242,12 +282,14 @@ class Service:
         except Problem:
             self._places.free(node, need)
             raise
+        relay.expected_cached = held.get(node.peer, 0)
         return node
 
     async def _attempt(
-        self, relay: Relay, request: Request, node: Node, number: int
+        self, relay: Relay, request: Request, node: Node, number: int, alone: bool
     ) -> Problem | None:
-        free = partial(self._places.free, node, request.need)
+        need = replace(request.need, alone=alone)
+        free = partial(self._places.free, node, need)
         session = self._registry.member(node.peer)
         if not isinstance(session, Session) or session.node is not node or session.ended:
             free()
@@ -256,13 +298,20 @@ class Service:
         if number > 1:
             job = msgspec.structs.replace(job, attempt=number, output_ids=tuple(relay.ids))
         placement = Placement(
-            job=job.job, attempt=number, pipeline=(node.peer,), kv_tokens=request.need.kv_tokens
+            job=job.job, attempt=number, pipeline=(node.peer,), kv_tokens=need.kv_tokens
         )
-        attempt = Attempt(relay, job, placement, session, free)
+        clear = partial(self._places.clear, node) if alone else None
+        attempt = Attempt(relay, job, placement, session, free, clear)
         relay.attempts.append(attempt)
         attempt.open()
         request.open(relay)
-        return await attempt.over
+        fault = await attempt.over
+        if fault is None and attempt.began:
+            ids = (*job.prompt_ids, *relay.ids)
+            kv_tokens = node.rooms[job.digest].kv_tokens
+            self._affinity.note(node.peer, job.cache_scope, job.digest, ids, kv_tokens)
+            self._lengths.note(job.digest, len(relay.ids))
+        return fault
 
     async def _close(self, relay: Relay, request: Request, hold: Hold, end: End) -> None:
         relay.settling = True

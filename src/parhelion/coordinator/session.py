@@ -20,6 +20,7 @@ from parhelion.link import (
     LinkBroken,
     Open,
     Signed,
+    Standing,
     Steps,
 )
 from parhelion.words import Clock, Problem, ProblemCode, Segment, Step
@@ -29,7 +30,7 @@ log = logging.getLogger("parhelion.coordinator")
 ENGINE_READY = "ready"
 """The word of a Heartbeat for an engine that takes work."""
 
-Outgoing = Open | Cut | Drain
+Outgoing = Open | Cut | Drain | Standing
 
 
 class Misbehaved(Exception):
@@ -51,6 +52,7 @@ class Worker(Protocol):
     def fail(self, code: str, message: str) -> None: ...
     def signed(self, segment: Segment) -> None: ...
     def stall(self, problem: Problem) -> None: ...
+    def move(self) -> None: ...
     def lost(self, problem: Problem) -> None: ...
 
 
@@ -70,9 +72,19 @@ class Session:
         self._end: asyncio.Future[Problem] = asyncio.get_running_loop().create_future()
 
     @property
+    def cause(self) -> Problem | None:
+        """Why it ended; None while it lives."""
+        return self._end.result() if self._end.done() else None
+
+    @property
     def ended(self) -> bool:
         """Whether the session takes no more jobs."""
         return self._end.done()
+
+    @property
+    def was_planned(self) -> bool:
+        """Whether the session ended because the node, or we, had said so before."""
+        return self.ended and self._end.result().code is ProblemCode.DRAINING
 
     def send(self, message: Outgoing) -> None:
         """Queue a message for the node; Problem BODY_TOO_LARGE when it fits in no frame.
@@ -117,6 +129,11 @@ class Session:
         )
         for attempt in stuck:
             attempt.stall(problem)
+
+    def move(self) -> None:
+        """Take all jobs from the node, which is not at fault; they go on elsewhere."""
+        for attempt in list(self.attempts.values()):
+            attempt.move()
 
     async def run(self) -> None:
         """Hear the node until the session ends; then say why and close."""
@@ -171,7 +188,6 @@ class Session:
                     # It came back from a fault of its own, so what stood still then is over too.
                     self.node.engine_fault = None
                     self.node.recover()
-                self.node.sample_rate(self.node.heard_s)
                 self._registry.refresh(self.node, self.node.heard_s)
             case Signed(segment=segment):
                 if attempt := self._attempt(segment.job, segment.attempt):

@@ -11,7 +11,7 @@ from parhelion.coordinator.answer import usage_of
 from parhelion.coordinator.attempt import Attempt
 from parhelion.coordinator.relay import End, Relay
 from parhelion.hosts import backoff_s
-from parhelion.identity import NodeKey, operator_account
+from parhelion.identity import NodeKey
 from parhelion.ledger import Bill, Ledger, Worked, price, split
 from parhelion.payments import Gate, Outcome
 from parhelion.proof import Receipts, seal_receipt
@@ -132,7 +132,7 @@ class Settler:
         cost_micro = price(grant.rate, prompt_tokens, meter.billable_tokens)
         worked = [
             Worked(
-                operator=operator_account(attempt.placement.pipeline[-1]),
+                operator=attempt.operator,
                 output_ids=attempt.to - attempt.start,
             )
             for attempt in delivering(relay.attempts)
@@ -172,7 +172,7 @@ class Settler:
             silent_ids=meter.silent_ids,
             output_ids=meter.accepted,
             finish_reason=bill.reason,
-            route="pool",
+            route="fallback" if any(one.fallback for one in delivering(relay.attempts)) else "pool",
             migrations=max(0, len(segments) - 1),
             rate=grant.rate,
             already_billed=None if first_run else meter.completion_tokens - meter.billable_tokens,

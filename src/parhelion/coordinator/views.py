@@ -21,24 +21,38 @@ class Health(Record, frozen=True, kw_only=True):
     local: bool
 
 
-class NodeView(Record, frozen=True, kw_only=True):
-    """A connected node as the coordinator sees it; what was not measured yet is null.
+REPORTED = ("version", "device", "backend", "slots")
+"""What a node says of itself: shown, never believed."""
 
-    `device`, `backend` and `version` are what it reports. `tokens_per_s` is of all its streams
-    together while they decode: the time of prompts is not in it.
+
+class NodeView(Record, frozen=True, kw_only=True):
+    """A node as the coordinator sees it; None is what nobody knows, or not yet.
+
+    `reported` names the fields that are the node's own word; `tokens_per_s`, `first_id_s` (from a
+    job to its first id) and `success_rate` (over `samples` jobs) are measured. `utilisation` is
+    the share of its slots at work. `fallback`: it is the coordinator's own, and serves only when
+    no other can. `left_at_ms`: since when it is gone, or when it was refused.
     """
 
     name: str
     peer: str
+    operator: str
     state: str
     reason: str | None
     models: tuple[str, ...]
-    slots: int
-    slots_busy: int
+    slots: int | None
+    slots_busy: int | None
+    utilisation: float | None = None
     tokens_per_s: float | None
-    version: str
-    device: str
-    backend: str
-    connected_at_ms: int
+    first_id_s: float | None = None
+    success_rate: float | None = None
+    samples: int | None = None
+    version: str | None
+    device: str | None
+    backend: str | None
+    reported: tuple[str, ...] = REPORTED
+    connected_at_ms: int | None
+    left_at_ms: int | None = None
     served: int
     failed: int
+    fallback: bool = False

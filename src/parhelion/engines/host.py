@@ -24,6 +24,7 @@ from parhelion.engines.batching import Limits, Loop
 from parhelion.engines.host_messages import Cancel, FromHost, Ready, Run, Score, ToHost
 from parhelion.engines.protocol import EngineCard
 from parhelion.engines.prove import findings
+from parhelion.engines.share import kv_tokens
 from parhelion.hosts import Pipe, claim_pipe
 
 BATCH_IDS_CPU = 63
@@ -36,15 +37,6 @@ BATCH_IDS_GPU = 512
 
 INBOX_LENGTH = 4096
 """Messages read but not heard; past it the pipe fills, and the parent's writes wait."""
-
-KV_TOKENS_PER_SLOT = 1024
-"""The default memory: every slot can hold a chat of this length at once."""
-
-KV_TOKENS_LARGEST = 32 * 1024
-"""The default's bound; a longer context is an operator's own decision."""
-
-KV_MEMORY_SHARE = 0.25
-"""Of the memory that is free at start, the KV cache takes at most this."""
 
 PARKED_TOKENS_CPU = 2048
 """Kept prefixes are masked cells that every row must look at: 2,048 make a step of 8 streams 7 %
@@ -108,21 +100,17 @@ def _end() -> None:
 
 
 def _limits(model: llama.Model, digest: str, config: EngineConfig) -> Limits:
-    kv_tokens = config.kv_tokens
-    if kv_tokens == 0:
-        wanted = max(model.context, config.slots * KV_TOKENS_PER_SLOT)
-        free_bytes = KV_MEMORY_SHARE * psutil.virtual_memory().available
-        affordable = int(free_bytes / max(1, model.kv_bytes_per_token()))
-        kv_tokens = max(KV_TOKENS_PER_SLOT, min(wanted, KV_TOKENS_LARGEST, affordable))
-    kv_tokens = -(-kv_tokens // 256) * 256  # llama.cpp rounds up to this by itself.
+    free_bytes, token_bytes = psutil.virtual_memory().available, model.kv_bytes_per_token()
+    size = config.kv_tokens or kv_tokens(model.context, config.slots, free_bytes, token_bytes)
+    size = -(-size // 256) * 256  # llama.cpp rounds up to this by itself.
     on_cpu = model.device() == "cpu"
     return Limits(
         digest=digest,
         slots=config.slots,
-        context=min(model.context, kv_tokens),
-        kv_tokens=kv_tokens,
-        parked_tokens=PARKED_TOKENS_CPU if on_cpu else kv_tokens,
-        crowded_tokens=CROWDED_TOKENS_CPU if on_cpu else kv_tokens,
+        context=min(model.context, size),
+        kv_tokens=size,
+        parked_tokens=PARKED_TOKENS_CPU if on_cpu else size,
+        crowded_tokens=CROWDED_TOKENS_CPU if on_cpu else size,
         n_vocab=model.n_vocab,
         step_budget_ms=float(config.step_budget_ms),
         eog=model.eog,
@@ -135,7 +123,7 @@ def _card(model: llama.Model, limits: Limits) -> EngineCard:
     return EngineCard(
         digest=limits.digest,
         backend="llama.cpp",
-        device=model.device(),
+        device=model.device_label(),
         slots=limits.slots,
         kv_tokens=limits.kv_tokens,
         context=limits.context,

@@ -15,16 +15,14 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
+from parhelion.engines.devices import found_devices, label, uses_gpu
+
 LOG_LEVEL_WARN = 3
 """Below this llama.cpp prints hundreds of lines a load, which would push out a crash's cause."""
 
 DECODED = 0
 NO_ROOM = 1
 """llama_decode's "no KV slot for this batch": the memory is as it was before the call."""
-
-
-GPU_KINDS = (1, 2)
-"""ggml's device types GPU and IGPU."""
 
 
 class LlamaFault(Exception):
@@ -90,10 +88,11 @@ class Model:
     def device(self) -> str:
         """The processor it runs on: "gpu" if llama.cpp found one, else "cpu"."""
         # llama_supports_gpu_offload() says yes for a build with the RPC backend and no GPU at all.
-        find = lib._lib.ggml_backend_dev_by_type
-        find.argtypes, find.restype = [ctypes.c_int], ctypes.c_void_p
-        found = self._gpu_layers != 0 and any(find(kind) for kind in GPU_KINDS)
-        return "gpu" if found else "cpu"
+        return "gpu" if uses_gpu(found_devices(lib._lib), self._gpu_layers) else "cpu"
+
+    def device_label(self) -> str:
+        """The same with the device's own name, for the node's card."""
+        return label(found_devices(lib._lib), self._gpu_layers)
 
     def close(self) -> None:
         """Free the weights."""

@@ -66,6 +66,7 @@ class EngineHost:
         self._tickets = itertools.count(1)
         self._liveness = Liveness()
         self._last_words = ""
+        self._hung = ""
         self._failures = 0
         self._keeper: asyncio.Task[None] | None = None
         self._decoder = msgspec.msgpack.Decoder(FromHost)
@@ -204,7 +205,8 @@ class EngineHost:
         self._ready.clear()
         self._last_words = gone.last_words.splitlines()[-1] if gone.last_words else ""
         problem = Problem(
-            ProblemCode.ENGINE_FAILED,
+            # Killed for standing still is no crash: nothing says that a job brought it about.
+            ProblemCode.ENGINE_FAILED if self._hung else ProblemCode.ENGINE_CRASHED,
             f"the engine host ended with {gone.returncode}",
             hint="the node restarts it; `parhelion doctor` tests the build",
         )
@@ -265,13 +267,13 @@ class EngineHost:
 
     async def _watch(self) -> str:
         """Until the host has ended; one that is silent while it has work is killed."""
-        hung = ""
+        self._hung = ""
         while not self._gone.is_set():
             busy = bool(self._inboxes or any(not one.done() for one in self._scores.values()))
             silent_s = self._liveness.look(time.monotonic(), busy)
-            if silent_s > self._liveness.limit_s() and not hung and self._child is not None:
-                hung = f"no progress for {silent_s:.1f} s"
-                self._tell("hung", hung)
+            if silent_s > self._liveness.limit_s() and not self._hung and self._child is not None:
+                self._hung = f"no progress for {silent_s:.1f} s"
+                self._tell("hung", self._hung)
                 self._child.kill()
             with contextlib.suppress(TimeoutError):
                 # Not wait_for: before Python 3.12 it swallows a cancellation that comes together
@@ -279,9 +281,9 @@ class EngineHost:
                 async with asyncio.timeout(WATCH_S):
                     await self._gone.wait()
         self._liveness = Liveness()
-        if not hung:
+        if not self._hung:
             self._tell("crashed", self._last_words or "the host process ended")
-        return hung or "the host process ended"
+        return self._hung or "the host process ended"
 
     def _tell(self, kind: str, reason: str) -> None:
         log.warning("engine %s", kind, extra={"reason": reason, "pid": self.pid})

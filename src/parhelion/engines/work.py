@@ -79,13 +79,14 @@ class Generation(Work):
     def step(self, start: int, ids: tuple[int, ...] = (), finish: str | None = None) -> Step:
         """A Step of this job as it stands."""
         prompt_size = len(self.job.prompt_ids)
+        given = prompt_size + len(self.job.output_ids)
         return Step(
             job=self.job.job,
             attempt=self.job.attempt,
             start=start,
             ids=ids,
             finish=finish,
-            prefilled=min(self.fed, prompt_size),
+            prefilled=min(self.fed, given),
             cached=min(self.cached, prompt_size),
         )
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from parhelion.identity.access import NodeAccess
 from parhelion.identity.accounts import Accounts
+from parhelion.identity.certificate import Certificate, pinned, read_certificate
 from parhelion.identity.invites import Invites
 from parhelion.identity.keys import Keys, KeyView, is_ours
-from parhelion.identity.names import node_name
+from parhelion.identity.names import is_derived_name, node_name
 from parhelion.identity.nodekey import NodeKey
 from parhelion.identity.nodelock import lock_node
 from parhelion.identity.peers import operator_account, peer_of, public_of, verify
@@ -25,6 +26,7 @@ from parhelion.identity.tables import MIGRATIONS
 __all__ = [
     "MIGRATIONS",
     "Accounts",
+    "Certificate",
     "Entropy",
     "Invites",
     "KeyView",
@@ -34,12 +36,15 @@ __all__ = [
     "Succession",
     "admin_key",
     "bytes_of",
+    "is_derived_name",
     "is_ours",
     "lock_node",
     "node_name",
     "operator_account",
     "peer_of",
+    "pinned",
     "public_of",
+    "read_certificate",
     "read_secret",
     "site_of",
     "succeed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 _ADJECTIVES = """
 amber ample azure brave brisk bronze calm candid chilly civil clear coral crisp dapper deft eager
@@ -21,6 +22,16 @@ osprey otter owl panda pelican petrel plover puffin quail raven robin seal stork
 # 64 words each, so that a byte of the hash picks one without bias.
 ADJECTIVES = tuple(_ADJECTIVES.split())
 ANIMALS = tuple(_ANIMALS.split())
+
+
+_DERIVED = re.compile(
+    f"(?:{'|'.join(ADJECTIVES)})-(?:{'|'.join(ANIMALS)})-[0-9a-f]{{4}}", re.IGNORECASE
+)
+
+
+def is_derived_name(name: str) -> bool:
+    """Whether a name has the form of those that are made from peer ids."""
+    return _DERIVED.fullmatch(name) is not None
 
 
 def node_name(peer: str) -> str:

@@ -1,11 +1,12 @@
-"""The node session: messages, handshake, sealed carrier, and dialling a coordinator."""
+"""The node session: messages, handshake, sealed carrier, dialling and finding a coordinator."""
 
 from __future__ import annotations
 
-from parhelion.link.address import Address, parse_address
+from parhelion.link.address import Address, Sought, parse_address, parse_target
 from parhelion.link.broken import ByteSocket, ConnectionClosed, LinkBroken
 from parhelion.link.carrier import Carrier, accept
 from parhelion.link.dial import connect
+from parhelion.link.discovery import BROWSE_S, LanPool, announced, searching
 from parhelion.link.messages import (
     FRAME_LIMIT_BYTES,
     SUBPROTOCOL,
@@ -19,14 +20,17 @@ from parhelion.link.messages import (
     Heartbeat,
     JobFailed,
     Knock,
+    NotTaken,
     Open,
     Register,
     Signed,
+    Standing,
     Steps,
     Welcome,
 )
 
 __all__ = [
+    "BROWSE_S",
     "FRAME_LIMIT_BYTES",
     "SUBPROTOCOL",
     "Address",
@@ -43,13 +47,20 @@ __all__ = [
     "Heartbeat",
     "JobFailed",
     "Knock",
+    "LanPool",
     "LinkBroken",
+    "NotTaken",
     "Open",
     "Register",
     "Signed",
+    "Sought",
+    "Standing",
     "Steps",
     "Welcome",
     "accept",
+    "announced",
     "connect",
     "parse_address",
+    "parse_target",
+    "searching",
 ]

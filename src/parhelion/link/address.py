@@ -1,7 +1,8 @@
 """Where a coordinator is, as people write it; pure.
 
 `host:port`, `http(s)://` or `ws(s)://` URLs, and multiaddrs
-(`/ip4/192.0.2.1/tcp/3001/p2p/12D3...`), each with an optional `#INVITE`.
+(`/ip4/192.0.2.1/tcp/3001/p2p/12D3...`), each with an optional `#INVITE`; or a peer id alone, which
+has to be looked for.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ ADDRESS_LIMIT_CHARS = 2048
 """Longer than any host, path, peer id and invite together."""
 
 HINT = (
-    "write host:port, https://host, or /ip4/HOST/tcp/PORT/p2p/PEER, each with an optional #INVITE; "
-    "the coordinator prints its join command when it starts"
+    "write host:port, https://host, /ip4/HOST/tcp/PORT/p2p/PEER or a peer id of this network, each "
+    "with an optional #INVITE; the coordinator prints its join command when it starts"
 )
+
+PEER_CHARS = 52
+"""Every peer id has this length, and no host that people have does."""
 
 _TLS = {"http": False, "ws": False, "https": True, "wss": True}
 _DEFAULT_PORT = {False: 80, True: 443}
@@ -36,6 +40,9 @@ class Address(Record, frozen=True, kw_only=True):
     url: str
     peer: str | None = None
     invite: str | None = None
+    certificate: str | None = None
+    """The one TLS certificate (PEM) to take there, whatever name it carries: our own coordinator's,
+    told by its own process. None: one that this machine trusts for the host's name."""
 
     @property
     def dial_url(self) -> str:
@@ -45,6 +52,41 @@ class Address(Record, frozen=True, kw_only=True):
         takes HTTPS_PROXY only for the latter (a plain WebSocket passes few proxies).
         """
         return self.url.replace("http://", "ws://", 1) + NODE_PATH
+
+
+class Sought(Record, frozen=True, kw_only=True):
+    """A coordinator to look for on this network: the one of a peer id, or whichever there is."""
+
+    peer: str | None = None
+    invite: str | None = None
+
+
+def parse_target(text: str | None) -> Address | Sought:
+    """What a person said of where to join: an address, a peer id alone, or nothing at all."""
+    if text is None:
+        return Sought()
+    where, mark, invite = text.strip().partition("#")
+    if not where:
+        # Whoever answers first would be given it.
+        raise _malformed("an invite needs the address or the peer id of its coordinator")
+    if any(sign in where for sign in ":/.") or len(where) != PEER_CHARS:
+        return parse_address(text)
+    try:
+        public_of(where)
+    except Problem as problem:
+        raise _malformed(f"the peer id is wrong: {problem.message}") from problem
+    if mark and not _INVITE.fullmatch(invite):
+        raise _malformed("what follows # is not an invite")
+    return Sought(peer=where, invite=invite or None)
+
+
+def address_of(
+    tls: bool, host: str, port: int, path: str, *, peer: str, invite: str | None
+) -> Address:
+    """The address of a coordinator that was found; Problem INVALID_REQUEST for one that is none."""
+    if not _PATH.fullmatch(path) or ".." in path.split("/"):
+        raise _malformed("the path is not a plain one")
+    return Address(url=_base(tls, host, str(port)) + path, peer=peer, invite=invite)
 
 
 def parse_address(text: str) -> Address:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import ssl
+from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
-from parhelion.identity import NodeKey
+from parhelion.identity import NodeKey, pinned
 from parhelion.link.address import Address
 from parhelion.link.broken import (
     CLOSE_REFUSED,
@@ -21,6 +24,7 @@ from parhelion.link.broken import (
 from parhelion.link.carrier import Carrier, carry_from_coordinator
 from parhelion.link.handshake import NodeHandshake
 from parhelion.link.messages import FRAME_LIMIT_BYTES, SUBPROTOCOL, FromCoordinator
+from parhelion.link.proxy import Proxy, ProxyFailed, Tunnel, proxy_for
 from parhelion.words import Problem, ProblemCode
 
 CONNECT_DEADLINE_S = 10.0
@@ -29,6 +33,8 @@ CONNECT_DEADLINE_S = 10.0
 CLOSE_WAIT_S = 1.0
 """How long our close frame waits for its answer."""
 
+NO_WAY = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN})
+"""What the system says when no packet gets there."""
 
 # attrs declares these fields in a way that pyright cannot read.
 _CLOSE_WAIT = aiohttp.ClientWSTimeout(ws_close=CLOSE_WAIT_S)  # pyright: ignore[reportCallIssue]
@@ -115,11 +121,15 @@ async def _shake_hands(
 
 
 async def _dial(address: Address) -> AiohttpSocket:
-    # trust_env: HTTPS_PROXY and NO_PROXY are how many offices reach the world at all.
-    session = aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=None))
+    try:
+        proxy = proxy_for(address.url)
+    except ProxyFailed as error:
+        raise _dial_problem(address, error) from error
+    session, more = _route(address, proxy)
     try:
         ws = await session.ws_connect(
             address.dial_url,
+            **more,
             protocols=[SUBPROTOCOL],
             max_msg_size=FRAME_LIMIT_BYTES,
             heartbeat=None,
@@ -132,9 +142,24 @@ async def _dial(address: Address) -> AiohttpSocket:
         return AiohttpSocket(session, ws)
     except BaseException as error:
         await session.close()
-        if isinstance(error, aiohttp.ClientError | OSError | ssl.SSLError):
+        if isinstance(error, aiohttp.ClientError | OSError | ssl.SSLError | ProxyFailed):
             raise _dial_problem(address, error) from error
         raise
+
+
+def _route(address: Address, proxy: Proxy | None) -> tuple[aiohttp.ClientSession, dict[str, Any]]:
+    """A session that takes the proxy where there is one, and what `ws_connect` must know of it."""
+    tunnel = None
+    more: dict[str, Any] = {}
+    if address.certificate is not None:
+        more["ssl"] = pinned(address.certificate)
+    if proxy is not None and address.url.startswith("https:"):
+        more |= {"proxy": proxy.url, "proxy_headers": proxy.headers}
+    elif proxy is not None:
+        tunnel = Tunnel(proxy)
+    # No trust_env: it would also send what ~/.netrc says of the host.
+    timeout = aiohttp.ClientTimeout(total=None)
+    return aiohttp.ClientSession(connector=tunnel, timeout=timeout), more
 
 
 def _dial_problem(address: Address, error: Exception) -> Problem:
@@ -157,27 +182,51 @@ def _dial_problem(address: Address, error: Exception) -> Problem:
             hint=f"try plain http, the link is sealed either way: {plain}",
         )
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError):
-        return Problem(
-            ProblemCode.LINK_REFUSED,
-            f"{address.url} has no certificate that this machine trusts: {clipped(str(error))}",
-            hint="use the name that the certificate carries, or the plain port: the link is sealed",
-        )
+        return _certificate_problem(address, error)
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return _unreachable(f"the name in {address.url} is unknown", "check the host's spelling")
-    if isinstance(error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError):
+    if isinstance(
+        error, aiohttp.ClientProxyConnectionError | aiohttp.ClientHttpProxyError | ProxyFailed
+    ):
+        variable = "HTTPS_PROXY" if address.url.startswith("https:") else "HTTP_PROXY"
         return _unreachable(
             f"the proxy on the way to {address.url} fails: {clipped(str(error))}",
-            "check HTTPS_PROXY and NO_PROXY",
+            f"check {variable}, or except the host: NO_PROXY={urlsplit(address.url).hostname}",
+        )
+    if isinstance(error, aiohttp.ClientConnectorError) and error.errno in NO_WAY:
+        return _unreachable(
+            f"there is no way from here to {address.url}: {clipped(error.strerror or '')}",
+            "are both machines on one network? Check cable, Wi-Fi and VPN",
         )
     if isinstance(error, aiohttp.ClientConnectorError | ConnectionError):
         return _unreachable(
             f"nobody listens at {address.url}", "is the coordinator running, and the port right?"
         )
     if isinstance(error, aiohttp.ServerDisconnectedError | OSError):
+        sealed = address.url.replace("http://", "https://", 1)
         return _unreachable(
-            f"the connection to {address.url} broke: {clipped(str(error))}", "this is tried again"
+            f"{address.url} hung up without an answer: {clipped(str(error))}",
+            "this is tried again"
+            if sealed == address.url
+            else f"this is tried again; a coordinator with a certificate is at {sealed}",
         )
     return _not_a_coordinator(address, clipped(str(error)))
+
+
+def _certificate_problem(address: Address, error: Exception) -> Problem:
+    cause = getattr(error, "certificate_error", error)
+    why = getattr(cause, "verify_message", "") or str(cause)
+    if "expired" in why or "not yet valid" in why:
+        hint = "look at this machine's clock; if it is right, the coordinator's owner must renew it"
+    elif "self-signed" in why or "issuer" in why or "self signed" in why:
+        hint = "trust its authority: SSL_CERT_FILE=FILE.pem, the owner's certificate of authority"
+    else:
+        hint = "use the name that the certificate carries"
+    return Problem(
+        ProblemCode.LINK_REFUSED,
+        f"{address.url} has no certificate that this machine trusts: {clipped(why)}",
+        hint=hint,
+    )
 
 
 def _unreachable(message: str, hint: str) -> Problem:

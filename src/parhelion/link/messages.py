@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from parhelion.words import Job, NodeCard, Segment, Step
+from parhelion.words import Job, NodeCard, Record, Segment, Step
 
 SUBPROTOCOL = "parhelion.1"
 FRAME_LIMIT_BYTES = 1024 * 1024
@@ -56,6 +56,8 @@ class Register(Spoken, frozen=True, kw_only=True, tag="register"):
 
     card: NodeCard
     invite: str | None = None
+    sent_at_ms: int | None = None
+    """The node's clock: receipts carry its times, so two clocks far apart are told at the door."""
 
 
 class Knock(Spoken, frozen=True, kw_only=True, tag="knock"):
@@ -107,12 +109,20 @@ class Draining(Spoken, frozen=True, kw_only=True, tag="draining"):
 # --- sealed, coordinator to node --------------------------------------------------------------
 
 
+class NotTaken(Record, frozen=True, kw_only=True):
+    """An offered model that the pool does not take from this node, and why."""
+
+    digest: str
+    reason: str
+
+
 class Welcome(Spoken, frozen=True, kw_only=True, tag="welcome"):
     """Registration accepted; `accepted` are the digests of the offered models the pool knows."""
 
     coordinator: str
     heartbeat_s: float
     accepted: tuple[str, ...]
+    refused: tuple[NotTaken, ...] = ()
 
 
 class Alive(Spoken, frozen=True, kw_only=True, tag="alive"):
@@ -139,6 +149,13 @@ class Drain(Spoken, frozen=True, kw_only=True, tag="drain"):
     reason: str
 
 
+class Standing(Spoken, frozen=True, kw_only=True, tag="standing"):
+    """Whether this node gets paid work, and why not where it does not; for its operator to read."""
+
+    paid_work: bool
+    reason: str | None = None
+
+
 # --- sealed, both ways ------------------------------------------------------------------------
 
 
@@ -152,4 +169,4 @@ class Bye(Spoken, frozen=True, kw_only=True, tag="bye"):
 
 Handshake = NodeHello | CoordinatorHello | NodeProof
 FromNode = Register | Knock | Heartbeat | Steps | Signed | JobFailed | Draining | Bye
-FromCoordinator = Welcome | Alive | Open | Cut | Drain | Bye
+FromCoordinator = Welcome | Alive | Open | Cut | Drain | Standing | Bye

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from parhelion.models.families import known_model
 from parhelion.models.gguf_file import inspect
 from parhelion.store import Migration, Statement, Store
 from parhelion.words import Clock, ModelCard, Problem, ProblemCode, Rate, Record
@@ -271,7 +272,12 @@ class Catalogue:
 
     def _unknown(self, name: str | None) -> Problem:
         ids = ", ".join(self._models) or "none yet"
+        published = None if name is None else known_model(name)
         said = "no model was named" if name is None else f"there is no model {name[:128]!r}"
+        if published is not None:
+            # 404 and not 503: without a file there is neither vocabulary nor rate, and no waiting
+            # brings one (decision 015).
+            said = f"{published.id} has no file in this pool"
         return Problem(
             ProblemCode.MODEL_NOT_FOUND,
             f"{said}; the models here are: {ids}",

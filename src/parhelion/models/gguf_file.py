@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from parhelion.models.digests import file_digest
+from parhelion.models.families import known_model
 from parhelion.models.gguf_header import Array, Header, HeaderBroken, Scalar, read_outline
 from parhelion.models.gguf_tensors import check_whole
 from parhelion.models.packaged import PACKAGED_DIGEST
@@ -60,7 +61,7 @@ def inspect(path: Path, id: str, cache: Path | None = None) -> ModelCard:
         digest=digest,
         vocabulary_digest=_vocabulary_digest(header),
         template_digest=hashlib.sha256(template.encode()).hexdigest(),
-        purpose=_purpose(header, architecture, template),
+        purpose=_purpose(header, architecture, template, id),
         size_bytes=stat.st_size,
         memory_bytes=stat.st_size + _kv_bytes(header, architecture, context),
         context=context,
@@ -73,10 +74,14 @@ def inspect(path: Path, id: str, cache: Path | None = None) -> ModelCard:
     )
 
 
-def _purpose(header: Header, architecture: str, template: str) -> str:
+def _purpose(header: Header, architecture: str, template: str, id: str) -> str:
+    """What it is for: what its maker says of the id, where the file can do that; else the file."""
     if f"{architecture}.pooling_type" in header:
         return "embedding"
-    return "chat" if template else "completion"
+    if not template:
+        return "completion"
+    known = known_model(id)
+    return "chat" if known is None else known.purpose
 
 
 def _vocabulary_digest(header: Header) -> str:

@@ -161,7 +161,7 @@ def _unavailable(message: str) -> Problem:
         message,
         hint=(
             "check the network and pip's index settings, then run the command again; or serve a "
-            "GGUF file of your own: parhelion models add FILE"
+            "GGUF file of your own: parhelion models add ID --gguf FILE"
         ),
     )
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from parhelion.node.agent import FOR_GOOD, Agent, AgentState
+from parhelion.node.agent import FOR_GOOD, Agent, AgentState, Dial
 from parhelion.node.session import knock
+from parhelion.node.state import NodeState, is_running, read_state, write_state
 
-__all__ = ["FOR_GOOD", "Agent", "AgentState", "knock"]
+__all__ = [
+    "FOR_GOOD",
+    "Agent",
+    "AgentState",
+    "Dial",
+    "NodeState",
+    "is_running",
+    "knock",
+    "read_state",
+    "write_state",
+]

@@ -6,13 +6,22 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from parhelion import __version__
 from parhelion.hosts import backoff_s
 from parhelion.identity import NodeKey
-from parhelion.link import Address, Bye, LinkBroken, Welcome, connect
+from parhelion.link import (
+    Address,
+    Bye,
+    Carrier,
+    FromCoordinator,
+    LinkBroken,
+    NotTaken,
+    Welcome,
+    connect,
+)
 from parhelion.node.session import Session, register
 from parhelion.words import (
     Clock,
@@ -36,6 +45,9 @@ GOODBYE_S = 5.0
 STEADY_S = 10.0
 """A session that lived so long was a good one: the next failure starts the waits anew."""
 
+LONGEST_WAIT_S = 4.0
+"""However long the coordinator was down, its nodes are back within 5 s of its return."""
+
 FOR_GOOD = frozenset({ProblemCode.LINK_REFUSED.value, ProblemCode.FORBIDDEN.value})
 """A proven coordinator that says one of these does not change its mind by being asked again.
 
@@ -45,10 +57,14 @@ push each other out for ever.
 
 log = logging.getLogger("parhelion.node")
 
+Dial = Callable[[Address, NodeKey], Awaitable[Carrier[FromCoordinator]]]
+"""How a coordinator is reached: `connect`, or one that also looks where it has moved."""
+
 
 class AgentState(Record, frozen=True, kw_only=True):
     """Where a node stands; `accepted` are the digests that the pool takes from it.
 
+    `refused` are those that it does not, with its reasons.
     `fault`: the reason is one that was logged as a warning, not a goodbye that was announced.
     """
 
@@ -57,10 +73,13 @@ class AgentState(Record, frozen=True, kw_only=True):
     fault: bool = False
     coordinator: str | None = None
     accepted: tuple[str, ...] = ()
+    refused: tuple[NotTaken, ...] = ()
 
 
 class Agent:
     """One node: engines by digest, a key, and the coordinator it serves.
+
+    `slots` are those of the machine, which its engines share; None: the sum of theirs.
 
     `on_state` is called in the event loop at every change; it may not block.
     """
@@ -75,6 +94,8 @@ class Agent:
         clock: Clock,
         on_state: Callable[[AgentState], None],
         jitter: Callable[[], float] = random.random,
+        slots: int | None = None,
+        dial: Dial = connect,
     ) -> None:
         self._key = key
         self._address = address
@@ -83,6 +104,8 @@ class Agent:
         self._clock = clock
         self._on_state = on_state
         self._jitter = jitter
+        self._dial = dial
+        self._slots = slots
         self._engine_events: dict[str, EngineEvent] = {}
         self._session: Session | None = None
         self._joining: asyncio.Timeout | None = None
@@ -106,7 +129,7 @@ class Agent:
                     break
                 is_steady = self._clock.monotonic_s() - began_s >= STEADY_S
                 failures = 0 if is_steady else failures + 1
-                wait_s = backoff_s(failures, self._jitter())
+                wait_s = min(LONGEST_WAIT_S, backoff_s(failures, self._jitter()))
                 is_fault = self._is_fault(cause)
                 log.log(
                     logging.WARNING if is_fault else logging.INFO,
@@ -148,7 +171,7 @@ class Agent:
         """One session from dialling to its end; why it ended. Problem is raised when for good."""
         try:
             async with asyncio.timeout(None) as self._joining:
-                carrier = await connect(self._address, self._key)
+                carrier = await self._dial(self._address, self._key)
         except TimeoutError:
             return Problem(ProblemCode.DRAINING, "drained while joining")
         except Problem as problem:
@@ -160,7 +183,8 @@ class Agent:
         finally:
             self._joining = None
         try:
-            answer = await register(carrier, self._card(), self._address.invite)
+            now_ms = self._clock.now_ms()
+            answer = await register(carrier, self._card(), self._address.invite, now_ms)
             if isinstance(answer, Welcome):
                 session = Session(
                     carrier,
@@ -184,10 +208,15 @@ class Agent:
         self._was_welcomed = True
         self._was_told = False
         try:
-            if not welcome.accepted:
-                log.warning("the pool knows none of this node's models")
+            for one in welcome.refused:
+                log.warning("a model is not taken: %s", one.reason, extra={"digest": one.digest})
             self._become(
-                AgentState(state="ready", coordinator=coordinator, accepted=welcome.accepted)
+                AgentState(
+                    state="ready",
+                    coordinator=coordinator,
+                    accepted=welcome.accepted,
+                    refused=welcome.refused,
+                )
             )
             if self._leaving is not None:
                 session.leave(self._leaving, DRAIN_DEADLINE_S)
@@ -219,19 +248,20 @@ class Agent:
 
     def _card(self) -> NodeCard:
         cards = [engine.describe() for engine in self._engines.values()]
+        slots = sum(card.slots for card in cards)
         return NodeCard(
             peer=self._key.peer,
             name=self._name,
             version=__version__,
             device=", ".join(sorted({card.device for card in cards})),
             backend=", ".join(sorted({card.backend for card in cards})),
-            slots=sum(card.slots for card in cards),
+            slots=slots if self._slots is None else min(slots, self._slots),
             kv_tokens=sum(card.kv_tokens for card in cards),
             models=tuple(
                 ServedModel(
                     digest=digest,
                     context=card.context,
-                    slots=card.slots,
+                    slots=card.slots if self._slots is None else min(card.slots, self._slots),
                     kv_tokens=card.kv_tokens,
                 )
                 for digest, card in zip(self._engines, cards, strict=True)

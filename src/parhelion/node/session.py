@@ -22,6 +22,7 @@ from parhelion.link import (
     LinkBroken,
     Open,
     Register,
+    Standing,
     Welcome,
 )
 from parhelion.node.jobs import Jobs
@@ -45,14 +46,20 @@ IDLE_LINGER_S = 0.1
 """Where no job has ended lately, only an Open may be on its way: it is answered with DRAINING, or
 meets a closed link, and is placed elsewhere either way."""
 
+REASON_LIMIT_CHARS = 500
+"""Of a reason that the coordinator gives: a sentence, and room."""
+
 log = logging.getLogger("parhelion.node")
 
 
 async def register(
-    carrier: Carrier[FromCoordinator], card: NodeCard, invite: str | None
+    carrier: Carrier[FromCoordinator],
+    card: NodeCard,
+    invite: str | None,
+    now_ms: int | None = None,
 ) -> Welcome | Bye:
     """Say who this node is; the coordinator's Welcome, or the Bye with which it refuses."""
-    return await _answered(carrier, Register(card=card, invite=invite))
+    return await _answered(carrier, Register(card=card, invite=invite, sent_at_ms=now_ms))
 
 
 async def knock(carrier: Carrier[FromCoordinator], invite: str | None) -> Welcome | Bye:
@@ -146,6 +153,8 @@ class Session:
                 self._jobs.cut(message)
             case Drain(reason=reason):
                 self._on_drain(reason)
+            case Standing():
+                _say_standing(message)
             case Alive():
                 pass  # That it came is what it says.
             case _:
@@ -186,3 +195,13 @@ class Session:
 async def _break(carrier: Carrier[FromCoordinator], code: ProblemCode, message: str) -> LinkBroken:
     await carrier.close(Bye(code=code, message=message))
     return LinkBroken(code, message)
+
+
+def _say_standing(standing: Standing) -> None:
+    """Tell the operator whether this node earns, and why not."""
+    if standing.paid_work:
+        log.info("this node gets paid work")
+    else:
+        reason = (standing.reason or "")[:REASON_LIMIT_CHARS]
+        hint = "compare the model file's digest and the engine's build with the pool's"
+        log.warning("no paid work for this node", extra={"reason": reason, "hint": hint})

@@ -143,6 +143,7 @@ def decide(
         if replay is not None:
             return replay
         seed, unbilled_from = earlier.seed, earlier.billed_ids
+    check_price(ask, quote, rate)
     return Grant(
         account=payer.account,
         key=payer.key,
@@ -151,6 +152,30 @@ def decide(
         seed=seed,
         unbilled_from=unbilled_from,
     )
+
+
+def check_price(ask: Ask, quote: Quote, rate: Rate) -> None:
+    """Problem INVALID_REQUEST when a model costs more than the client's `max_price`.
+
+    400 and no other status: paying more is what the client ruled out (402 would ask for it), and
+    waiting lowers no rate (a 503 would be sent again and again by the SDKs).
+    """
+    limit = None if ask.provider is None else ask.provider.max_price
+    if limit is None:
+        return
+    sides = (
+        ("prompt", rate.prompt_micro, limit.prompt_micro),
+        ("completion", rate.completion_micro, limit.completion_micro),
+    )
+    for side, rate_micro, most_micro in sides:
+        if most_micro is not None and rate_micro > most_micro:
+            raise Problem(
+                ProblemCode.INVALID_REQUEST,
+                f"{quote.model.id} costs {amount_text(rate_micro, rate.asset)} for 1,000,000 "
+                f"{side} tokens, more than your max_price of {amount_text(most_micro, rate.asset)}",
+                hint="allow more, or ask another model: GET /v1/models has the rates",
+                param=f"provider.max_price.{side}",
+            )
 
 
 def worst_cost(rate: Rate, prompt_tokens: int, max_tokens: int, unbilled_from: int | None) -> int:

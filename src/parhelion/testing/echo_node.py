@@ -23,6 +23,7 @@ from parhelion.config import LogConfig
 from parhelion.identity import NodeKey, node_name
 from parhelion.link import Address, parse_address
 from parhelion.node import Agent, AgentState
+from parhelion.node.agent import DRAIN_DEADLINE_S
 from parhelion.testing.echo import EchoEngine
 from parhelion.words import Problem, ProblemCode
 
@@ -66,10 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tokens-per-s", type=float, default=0.0, help="per stream; 0: no pace")
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--data", type=Path, help="where its key is kept (default: nowhere)")
-    parser.add_argument("--digest", help="the artefact to offer (default: the pool's first)")
+    parser.add_argument(
+        "--digest", action="append", help="an artefact to offer (default: the pool's first)"
+    )
     parser.add_argument("--n-vocab", type=int, default=DEFAULT_N_VOCAB)
     parser.add_argument("--first-id", type=int, default=DEFAULT_FIRST_ID, help="lowest id echoed")
     parser.add_argument("--name")
+    parser.add_argument("--drain-s", type=float, default=DRAIN_DEADLINE_S, help="then hand back")
     parser.add_argument("--log-level", default="info")
     return parser
 
@@ -77,41 +81,45 @@ def _parser() -> argparse.ArgumentParser:
 async def _serve(options: argparse.Namespace, data: Path) -> None:
     address = parse_address(options.address)
     key = NodeKey.load_or_create(data / "node.key")
-    digest = options.digest or await _first_digest(address)
-    engine = EchoEngine(
-        slots=options.slots,
-        tokens_per_s=options.tokens_per_s,
-        n_vocab=options.n_vocab,
-        digest=digest,
-        silent=frozenset(range(options.first_id)),
-    )
+    engines = {
+        digest: EchoEngine(
+            slots=options.slots,
+            tokens_per_s=options.tokens_per_s,
+            n_vocab=options.n_vocab,
+            digest=digest,
+            silent=frozenset(range(options.first_id)),
+        )
+        for digest in options.digest or [await _first_digest(address)]
+    }
     told = False
 
     def on_state(state: AgentState) -> None:
         nonlocal told
         if state.state == "ready" and not told:
             told = True
-            sys.stdout.write(msgspec.json.encode({"peer": key.peer}).decode() + "\n")
+            said = {"peer": key.peer, "accepted": state.accepted, "refused": state.refused}
+            sys.stdout.write(msgspec.json.encode(said).decode() + "\n")
             sys.stdout.flush()
 
     agent = Agent(
         key,
         address,
-        {digest: engine},
+        engines,
         name=options.name or node_name(key.peer),
         clock=SystemClock(),
         on_state=on_state,
+        slots=options.slots,
     )
-    await _until_drained(agent)
+    await _until_drained(agent, options.drain_s)
 
 
-async def _until_drained(agent: Agent) -> None:
+async def _until_drained(agent: Agent, drain_s: float) -> None:
     loop = asyncio.get_running_loop()
     draining: list[asyncio.Task[None]] = []
 
     def drain(name: str) -> None:
         if not draining:
-            draining.append(asyncio.create_task(agent.drain(name)))
+            draining.append(asyncio.create_task(agent.drain(name, drain_s)))
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, drain, number.name)

@@ -55,12 +55,19 @@ class Running:
         is_json = "json" in names.get("content-type", "")
         return response.status, names, json.loads(raw) if is_json and raw else raw
 
-    def stream(self, path: str, body: Any, *, key: str | None = None) -> Generator[Any, None, None]:
+    def stream(
+        self,
+        path: str,
+        body: Any,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Generator[Any, None, None]:
         """The `data:` events of a streamed answer, decoded; "[DONE]" comes as that string.
 
         Closing the generator hangs up.
         """
-        response = self._open("POST", path, {**body, "stream": True}, key, None)
+        response = self._open("POST", path, {**body, "stream": True}, key, headers)
         if response.status != 200:
             raise AssertionError(f"{response.status}: {response.read()!r}")
         for line in response:
@@ -171,9 +178,9 @@ def start_join(data: Path, address: str, *more: str) -> Running:
     return start(["join", "-s", address, "--json", "--data", str(data), *more], data / "test.log")
 
 
-def start_echo(data: Path, address: str, *, tokens_per_s: float, slots: int) -> Running:
+def start_echo(data: Path, address: str, *more: str, tokens_per_s: float, slots: int) -> Running:
     """An echo node's process joined to the coordinator at `address`."""
     data.mkdir(parents=True, exist_ok=True)
     pace = ["--tokens-per-s", str(tokens_per_s), "--slots", str(slots)]
-    arguments = ["-s", address, *pace, "--data", str(data)]
+    arguments = ["-s", address, *pace, "--data", str(data), *more]
     return start(arguments, data / "test.log", module="parhelion.testing.echo_node")

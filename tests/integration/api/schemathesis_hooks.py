@@ -20,6 +20,7 @@ MANY = 100
 """Messages or ids: more only come where a bound is tried out, and would not fit the context."""
 
 GOOD_KEY = re.compile("[!-~]([ -~]*[!-~])?")
+PRICE = re.compile("[0-9]{1,9}([.][0-9]{1,18})?")
 ANOTHER_PEER = os.environ["TEST_OTHER_PEER"]
 
 receipts: deque[str] = deque(maxlen=50)
@@ -45,6 +46,22 @@ def cheap(rate: Any) -> None:
                 rate[side] = rate[side][:8]
 
 
+def anyone(provider: dict[str, Any]) -> None:
+    """No node by names that nobody has, and no price that the model does not have."""
+    for name in ("only", "ignore", "order"):
+        names = provider.get(name)
+        if isinstance(names, list) and len(names) <= 64:
+            good = [isinstance(one, str) and 1 <= len(one) <= 128 for one in names]
+            provider[name] = [] if all(good) else names
+    limit = provider.get("max_price")
+    if isinstance(limit, dict):
+        for side in ("prompt", "completion"):
+            price = limit.get(side)
+            number = type(price) in (int, float) and 0 <= price <= 999_999_999
+            if number or (isinstance(price, str) and PRICE.fullmatch(price)):
+                limit[side] = 999_999
+
+
 def fit(body: dict[str, Any]) -> None:
     for name in ("max_tokens", "max_completion_tokens"):
         if name in body:
@@ -58,6 +75,8 @@ def fit(body: dict[str, Any]) -> None:
     for name, longest in (("messages", 4096), ("prompt", 1_048_576)):
         if isinstance(body.get(name), list) and MANY < len(body[name]) <= longest:
             body[name] = body[name][:MANY]
+    if isinstance(body.get("provider"), dict):
+        anyone(body["provider"])
     prompt = body.get("prompt")
     if isinstance(prompt, list):
         body["prompt"] = [

@@ -43,7 +43,7 @@ async def test_a_killed_host_fails_its_job_at_once_and_serves_again(
 
     with pytest.raises(Problem) as caught:
         await ids_until(engine, new_job(PROMPT, 2000, params=ENDLESS), kill, at=5)
-    assert caught.value.code is ProblemCode.ENGINE_FAILED
+    assert caught.value.code is ProblemCode.ENGINE_CRASHED
     assert time.monotonic() - killed_s < 2.5
     again = await ids_until(engine, new_job(PROMPT, 5, params=ENDLESS), lambda: None, at=1)
     assert len(again) == 5
@@ -100,7 +100,7 @@ async def test_a_score_in_flight_fails_with_the_host(mortal: Mortal) -> None:
     os.kill(engine.pid, signal.SIGKILL)
     with pytest.raises(Problem) as caught:
         await scoring
-    assert caught.value.code is ProblemCode.ENGINE_FAILED
+    assert caught.value.code is ProblemCode.ENGINE_CRASHED
 
 
 async def test_the_host_ends_with_its_parents_pipe_also_in_mid_decode(

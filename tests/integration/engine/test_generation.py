@@ -202,6 +202,7 @@ SETTLING, PACED = 30, 60
 """Steps of each stream before its pace is normal, and those that say what normal is."""
 
 
+@pytest.mark.slow
 async def test_running_streams_keep_their_pace_during_a_4000_token_prefill(
     engine: EngineHost, new_job: NewJob
 ) -> None:

@@ -25,6 +25,7 @@ from parhelion.link import (
     parse_address,
 )
 from parhelion.node import Agent, AgentState
+from parhelion.node.agent import LONGEST_WAIT_S
 from parhelion.proof import chain, segment_holds
 from parhelion.testing import EchoEngine
 from parhelion.testing.echo import Trail
@@ -357,3 +358,31 @@ async def test_a_stopped_engine_fails_its_jobs_and_signs_what_was_delivered(pool
     assert pool.of(Signed)[0].segment.to == len(pool.ids["job"])
     made.run.cancel()
     await asyncio.wait([made.run])
+
+
+async def test_however_long_nobody_answered_the_next_try_is_at_most_four_seconds_away(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    leaving: list[asyncio.Task[None]] = []
+    agent = Agent(
+        NodeKey.load_or_create(tmp_path / "node.key"),
+        parse_address("127.0.0.1:9"),
+        {DIGEST: EchoEngine(digest=DIGEST, n_vocab=N_VOCAB)},
+        name="n",
+        clock=SystemClock(),
+        on_state=lambda _state: None,
+        jitter=lambda: 0.99,
+    )
+
+    async def pause(wait_s: float) -> None:
+        waits.append(wait_s)
+        if len(waits) == 12:
+            leaving.append(asyncio.create_task(agent.drain("enough", 0.0)))
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(agent, "_pause", pause)
+    await agent.run()
+    await asyncio.gather(*leaving)
+    assert waits == sorted(waits) and waits[0] < 1.0
+    assert waits[-1] == LONGEST_WAIT_S < 5.0

@@ -239,7 +239,7 @@ async def test_text_at_the_door_is_refused(door: Any) -> None:
     assert closing.data == 4400 and "text" in door.refused[0]
 
 
-async def test_tls_goes_through_the_proxy_of_the_environment_and_a_plain_address_does_not(
+async def test_the_proxy_of_the_environment_is_asked_for_the_world_and_not_for_this_machine(
     door: Any, unused_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[bytes] = []

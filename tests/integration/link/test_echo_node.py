@@ -56,7 +56,7 @@ async def test_it_joins_serves_and_drains_on_sigterm_with_status_0(
     )
     assert process.stdout is not None
     line = json.loads(await asyncio.wait_for(process.stdout.readline(), 20))
-    assert line == {"peer": cards[0].card.peer}
+    assert line["peer"] == cards[0].card.peer
     assert [model.digest for model in cards[0].card.models] == [DIGEST]
     assert cards[0].card.slots == 3
     while not any(isinstance(message, Steps) for message in said):  # noqa: ASYNC110

@@ -256,6 +256,7 @@ def covers_a_whole_request(units: list[str]) -> None:
     assert len([unit for unit in units if "journal" in unit]) >= 2, units
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["before", "after"])
 async def test_killed_at_every_commit_of_a_request_the_books_are_exact(
     trial: Trial, point: str

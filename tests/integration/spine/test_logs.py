@@ -68,7 +68,7 @@ def test_no_prompt_and_no_answer_is_in_any_log_nor_in_any_file(talkative: Runnin
     for body in REFUSED:
         status, _headers, answer = talkative.call("POST", "/v1/chat/completions", body)
         assert status in {400, 404}, answer
-    broken_by_the_engine(talkative)
+    texts += [broken_by_the_engine(talkative), poisons_the_engine(talkative)]
     logged = talkative.log.read_text()
     for secret in (SECRET, *(text.strip() for text in texts if len(text.strip()) > 10)):
         assert secret not in logged
@@ -80,24 +80,66 @@ def test_no_prompt_and_no_answer_is_in_any_log_nor_in_any_file(talkative: Runnin
         assert SECRET.encode() not in path.read_bytes(), path.name
 
 
-def broken_by_the_engine(pool: Running) -> None:
-    """A prompt whose engine is killed: failures are where most is logged."""
-    body = {**CHAT, "max_tokens": 300, "logit_bias": {"2": -100, "0": -100}}
-    killed = False
-    for event in pool.stream("/v1/chat/completions", body):
-        if "error" in event:
-            break
-        if not killed and event["choices"] and event["choices"][0]["delta"].get("content"):
-            killed = True
-            for child in psutil.Process(pool.process.pid).children(recursive=True):
-                if "parhelion.engines.host" in child.cmdline():
-                    child.kill()
-    else:
-        pytest.fail("the stream of a killed engine ended quietly")
+def broken_by_the_engine(pool: Running) -> str:
+    """A prompt whose engine is killed once: failures are where most is logged; its whole text."""
+    body = asked(f"{SECRET}?")
+    text, last = told(pool, body, kills=1)
+    assert last["usage"]["completion_tokens"] == body["max_tokens"]
+    assert last["usage"]["migrations"] == 1
+    assert any(line["event"] == "job goes on elsewhere" for line in lines(pool))
+    return text
+
+
+def poisons_the_engine(pool: Running) -> str:
+    """A prompt whose engines are killed until it is refused as their poison; what it was told."""
+    body = asked(f"{SECRET}!")
+    text, last = told(pool, body, kills=9)
+    assert last["error"]["code"] == "poison_request"
+    status, _headers, answer = pool.call("POST", "/v1/chat/completions", body)
+    assert (status, answer["error"]["code"]) == (400, "poison_request")
     deadline_s = time.monotonic() + 60
     while pool.call("GET", "/health")[0] != 200:
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
+    return text
+
+
+def asked(content: str) -> dict[str, Any]:
+    """A prompt of its own, whose answer has no end of text."""
+    turns = [{"role": "user", "content": content}]
+    return {"messages": turns, "max_tokens": 300, "logit_bias": {"2": -100, "0": -100}}
+
+
+def told(pool: Running, body: dict[str, Any], kills: int) -> tuple[str, dict[str, Any]]:
+    """A stream's text, and its last event with usage or an error.
+
+    Its engine is killed as soon as it says something, and so is each one that took its place.
+    """
+    text, last, killed, before = "", {}, 0, ready_engines(pool)
+    for event in pool.stream("/v1/chat/completions", body):
+        if event == "[DONE]":
+            break
+        if "error" in event or event.get("usage"):
+            last = event
+        said = "".join(one["delta"].get("content") or "" for one in event.get("choices", ()))
+        text += said
+        # What a dead engine said may still come while its successor is loading.
+        if said and killed < kills and ready_engines(pool) - before == killed:
+            kill_engines(pool)
+            killed += 1
+    assert killed
+    return text, last
+
+
+def ready_engines(pool: Running) -> int:
+    """How many have been started so far."""
+    return pool.log.read_text().count('"engine ready"')
+
+
+def kill_engines(pool: Running) -> None:
+    for child in psutil.Process(pool.process.pid).children(recursive=True):
+        if "parhelion.engines.host" in child.cmdline():
+            child.kill()
 
 
 def test_metrics_have_the_names_of_opentelemetry_and_ours(talkative: Running) -> None:

@@ -16,7 +16,7 @@ import pytest_asyncio
 from parhelion import identity, ledger, models, proof, store
 from parhelion.api import Api, build_app
 from parhelion.config import ApiConfig, Config, LimitsConfig
-from parhelion.coordinator import Health, Metrics, NodeView
+from parhelion.coordinator import Health, Metrics, NodeFeed, NodeView
 from parhelion.words import (
     Ask,
     AssetClass,
@@ -215,6 +215,10 @@ class Coordinator:
         self.cancelled = 0
         self.expelled: list[str] = []
         self.attended: list[Any] = []
+        self.slots_busy = 1
+        self.catalogue_changes = 0
+        self.gone: tuple[NodeView, ...] = ()
+        self.feed = NodeFeed(self.known_nodes, "e0")
         self._catalogue = catalogue
         self._keys = keys
 
@@ -238,6 +242,9 @@ class Coordinator:
     async def attend(self, carrier: Any) -> None:
         self.attended.append(carrier)
 
+    def catalogue_changed(self) -> None:
+        self.catalogue_changes += 1
+
     def expel(self, peer: str, reason: str) -> None:
         self.expelled.append(peer)
 
@@ -248,16 +255,20 @@ class Coordinator:
     def takes_prompts(self) -> bool:
         return self.status == "ready"
 
+    def known_nodes(self) -> tuple[NodeView, ...]:
+        return (*self.nodes(), *self.gone)
+
     def nodes(self) -> tuple[NodeView, ...]:
         return (
             NodeView(
                 name="amber-heron-3f2a",
                 peer="12D3KooWNode",
+                operator="node:12D3KooWNode",
                 state="ready",
                 reason=None,
                 models=(MODEL,),
                 slots=16,
-                slots_busy=1,
+                slots_busy=self.slots_busy,
                 tokens_per_s=None,
                 version="0.1.0",
                 device="cpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from parhelion.bootstrap.coordinator import _tell_changes
@@ -14,16 +15,35 @@ class Owner:
     def __init__(self) -> None:
         self.status: Any = "ready"
         self.names = ["amber"]
-        self.on_nodes: Any = None
+        self.look: Any = None
 
     def health(self) -> Health:
         return Health(status=self.status, model=None, nodes=1, need=1, local=True)
 
+    def watch_nodes(self, look: Callable[[], None]) -> None:
+        self.look = look
+
     def nodes(self) -> tuple[NodeView, ...]:
-        facts = {"models": (), "slots": 1, "slots_busy": 0, "tokens_per_s": None, "served": 0}
-        texts = dict.fromkeys(("peer", "version", "device", "backend"), "")
-        more: dict[str, Any] = {**facts, **texts, "connected_at_ms": 0, "failed": 0, "reason": None}
-        return tuple(NodeView(name=name, state="ready", **more) for name in self.names)
+        return tuple(
+            NodeView(
+                name=name,
+                peer=f"12D3KooW{name}",
+                operator=f"node:12D3KooW{name}",
+                state="ready",
+                reason=None,
+                models=(),
+                slots=1,
+                slots_busy=0,
+                tokens_per_s=None,
+                version="0.1.0",
+                device="cpu",
+                backend="echo",
+                connected_at_ms=0,
+                served=0,
+                failed=0,
+            )
+            for name in self.names
+        )
 
 
 def test_a_node_that_leaves_is_news_and_one_that_leaves_a_draining_pool_is_none() -> None:
@@ -33,5 +53,5 @@ def test_a_node_that_leaves_is_news_and_one_that_leaves_a_draining_pool_is_none(
         if draining:
             owner.status = "draining"
         owner.names = []
-        owner.on_nodes()
+        owner.look()
         assert heard == told

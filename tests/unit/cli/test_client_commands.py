@@ -192,16 +192,61 @@ def test_models_are_listed_with_prices_a_million(parhelion: Run, api: Any) -> No
         "id": "a/b",
         "pricing": {"prompt": "0.000004", "completion": "0.000004"},
         "context_length": 8192,
+        "purpose": "chat",
+        "memory_bytes": 3 * 2**29,
+        "nodes": 3,
         "digest": "b179c9523d0e6a",
+        "vocabulary": "aa" * 32,
     }
     away = {**model, "id": "c/d", "available": False}
     here = {**model, "available": True}
     api.answers["GET /v1/models"] = (200, {"data": [here, away, model]})
     _, out, _ = parhelion("models", "list", *api.options())
     heads, *rows = [line.split() for line in out.splitlines()]
-    assert rows[0] == ["a/b", "yes", "8192", "4", "4", "b179c9523d0e"]
+    memory = ["1.5", "GiB"]
+    assert rows[0] == [
+        *("a/b", "yes", "chat", "8192", *memory, "4", "4", "3", "b179c9523d0e", "aa" * 6, "-")
+    ]
     at = heads.index("AVAILABLE")
     assert [row[at] for row in rows] == ["yes", "no", "-"]
+
+
+def test_the_published_families_are_listed_without_a_coordinator(
+    parhelion: Run, tmp_path: Path
+) -> None:
+    code, out, err = parhelion("models", "list", "--known", "--data", str(tmp_path))
+    assert code == 0
+    line = next(line for line in out.splitlines() if line.startswith("Qwen/Qwen3-8B "))
+    assert line.split()[1:8] == ["Qwen3", "8.2B", "reasoning", "32768", "4.3", "GiB", "8.1"]
+    assert "none of them is served until its file is here" in err
+    code, out, _ = parhelion("models", "list", "--known", "--json", "--data", str(tmp_path))
+    rows = {row["id"]: row for row in json.loads(out)["data"]}
+    assert rows["Qwen/Qwen3-8B"]["weights_bytes"]["F16"] == 16_400_000_000
+    assert rows["MiniMaxAI/MiniMax-M2"]["context"] is None
+
+
+def test_a_model_is_added_by_its_id_with_its_rates(
+    parhelion: Run, api: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "tiny.gguf"
+    file.touch()
+    api.answers["POST /v1/models"] = (201, {"id": "Lab/Tiny"})
+    add = ("models", "add", "Lab/Tiny", "--gguf", str(file))
+    assert parhelion(*add, *api.options())[:2] == (0, "added Lab/Tiny\n")
+    assert api.asked[-1][2] == {"id": "Lab/Tiny", "path": str(file)}
+    rates = ("--rate", "USDC.local=0.25:1", "--rate", "PRLX.local=4")
+    assert parhelion(*add, *rates, *api.options())[0] == 0
+    assert api.asked[-1][2]["rates"] == [
+        {"asset": "USDC.local", "prompt": "250000", "completion": "1000000"},
+        {"asset": "PRLX.local", "prompt": "4000000", "completion": "4000000"},
+    ]
+    # Without an asset it is the pool's own.
+    first = {"id": "a/b", "pricing": {"asset": "PRLX.test", "prompt": "0", "completion": "0"}}
+    api.answers["GET /v1/models"] = (200, {"data": [first]})
+    assert parhelion(*add, "--rate", "2", *api.options())[0] == 0
+    assert api.asked[-1][2]["rates"][0]["asset"] == "PRLX.test"
+    code, _, err = parhelion(*add, "--rate", "cheap", *api.options())
+    assert code == 2 and "cheap" in err
 
 
 def test_a_model_is_added_by_its_whole_path_and_named_by_its_stem(

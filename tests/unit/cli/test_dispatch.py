@@ -63,9 +63,9 @@ def test_help_imports_nothing_outside_the_standard_library_but_us() -> None:
 
 
 def test_an_unknown_command_is_usage_with_the_nearest_name(parhelion: Run) -> None:
-    code, out, err = parhelion("nodex")
+    code, out, err = parhelion("creditz")
     assert (code, out) == (2, "")
-    assert err.startswith("error: no command 'nodex'\n\nhint: did you mean nodes?")
+    assert err.startswith("error: no command 'creditz'\n\nhint: did you mean credits?")
 
 
 def test_an_unknown_option_is_usage(parhelion: Run) -> None:
@@ -148,7 +148,7 @@ def test_help_without_colour_has_no_escapes(
 
 
 def test_a_missing_argument_is_usage(parhelion: Run) -> None:
-    assert parhelion("join")[0] == 2
+    assert parhelion("nodes", "revoke")[0] == 2
     assert parhelion("receipt", "show")[0] == 2
 
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from parhelion import identity, ledger, payments, proof, store
-from parhelion.config import Config, LimitsConfig
+from parhelion.config import Config, LimitsConfig, NodesConfig
 from parhelion.coordinator import Answer, Coordinator, Metrics
 from parhelion.link import (
     Bye,
@@ -138,6 +138,10 @@ class Tokeniser:
 
     async def prepare(self, model: Model, ask: Ask, line: str) -> tuple[int, ...]:
         self.lines.append(line)
+        if ask.messages is not None:
+            # A chat: its letters, as far as the vocabulary has them.
+            text = "".join(str(message.content) for message in ask.messages)
+            return tuple(A + ord(letter) % 10 for letter in text)
         assert isinstance(ask.prompt, tuple)
         return ask.prompt
 
@@ -276,7 +280,8 @@ def whole_answers(ids: Sequence[int]) -> Callable[[FakeNode, Job], None]:
     """A script: every job is answered at once with the first of these ids, signed."""
 
     def answer(node: FakeNode, job: Job) -> None:
-        made = tuple(itertools.islice(itertools.cycle(ids), job.max_tokens))
+        left = job.max_tokens - len(job.output_ids)
+        made = tuple(itertools.islice(itertools.cycle(ids), left))
         node.finish(job, made)
 
     return answer
@@ -318,7 +323,14 @@ class Pool:
         self.fakes: list[FakeNode] = []
         self.asked = 0
 
-    async def open(self, need: int = 1, limits: LimitsConfig | None = None) -> None:
+    async def open(
+        self,
+        need: int = 1,
+        limits: LimitsConfig | None = None,
+        resume_wait_s: float = 0.05,
+        fallback: str | None = None,
+        probe: bool = False,
+    ) -> None:
         self.store = await store.Store.open(
             self.folder / "p.db", MIGRATIONS, AssetClass.LOCAL, self.clock
         )
@@ -342,7 +354,10 @@ class Pool:
         self.metrics = Metrics()
         self.key = identity.NodeKey.load_or_create(self.folder / "coordinator.key")
         self.coordinator = Coordinator(
-            config=Config(limits=limits or LimitsConfig()),
+            config=Config(
+                limits=limits or LimitsConfig(),
+                nodes=NodesConfig(resume_wait_s=resume_wait_s, probe=probe),
+            ),
             clock=self.clock,
             entropy=os.urandom,
             key=self.key,
@@ -354,6 +369,7 @@ class Pool:
             access=self.access,
             metrics=self.metrics,
             need=need,
+            fallback=fallback,
         )
         await self.coordinator.start()
 

@@ -10,7 +10,7 @@ import pytest
 from parhelion.coordinator.progress import LONGEST_STILL_S, Progress, still_limit_s
 from parhelion.coordinator.registry import TRIAL_PAUSE_LIMIT_S, TRIAL_PAUSE_S, Node
 from parhelion.link import Cut, Open
-from parhelion.words import Problem, ProblemCode
+from parhelion.words import NodeCard, Problem, ProblemCode
 
 
 async def pass_time(pool: Any, seconds: int) -> None:
@@ -135,6 +135,9 @@ async def test_a_prompt_may_wait_for_the_prefill_of_an_older_one(pool: Any) -> N
         await pass_time(pool, 1)
     assert state(pool, node)[0] == "ready"
     await until_failed(pool, node)
+    for _ in range(int(LONGEST_STILL_S)):
+        # The node is one and so is its failure; each job is given up in its own time.
+        await pass_time(pool, 1)
     node.sign(first, 3)
     node.sign(second, 0)
     for answer in answers:
@@ -230,7 +233,9 @@ async def test_each_trial_that_fails_doubles_the_pause_and_a_success_forgets_tha
 
 
 def test_jobs_that_stand_still_together_are_one_failure() -> None:
-    card: Any = None
+    card = NodeCard(
+        peer="p", name="n", version="", device="", backend="", slots=4, kv_tokens=1, models=()
+    )
     node = Node(card=card, rooms={}, connected_at_ms=0, heard_s=0.0, idle_since_s=0.0)
     for second in range(10):
         node.stall("no progress", 100.0 + second)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from parhelion.coordinator.registry import Node, Room
@@ -19,7 +20,12 @@ def node(peer: str, **fields: Any) -> Node:
     )  # fmt: skip
     busy = {"slots_busy": fields.get("slots_busy", 0), "kv_busy": fields.pop("kv_busy", 0)}
     context = fields.pop("context", 100)
-    rooms = {fields.pop("digest", "d"): Room(context=context, slots=slots, kv_tokens=kv, **busy)}
+    room = Room(context=context, slots=slots, kv_tokens=kv, **busy)
+    if speed := fields.pop("speed", None):
+        # Shared evenly by all streams.
+        room.speed.decoded(100, 100 / speed, 1)
+        room.speed.decoded(100, 100 * slots / speed, slots)
+    rooms = {fields.pop("digest", "d"): room}
     return Node(
         card=card, rooms=rooms, connected_at_ms=0, heard_s=0.0,
         **{"idle_since_s": 0.0, **fields},
@@ -49,15 +55,94 @@ def test_a_suspect_node_is_waited_for_but_not_picked() -> None:
 
 
 def test_the_sooner_estimated_finish_wins() -> None:
-    slow, fast = node("slow", tokens_per_s=10.0), node("fast", tokens_per_s=30.0, slots_busy=1)
+    slow, fast = node("slow", speed=10.0), node("fast", speed=30.0, slots_busy=1)
     assert picked(slow, fast) == "fast"
     fast.slots_busy = fast.rooms["d"].slots_busy = 3
     assert picked(slow, fast) == "slow"
 
 
-def test_beside_an_unmeasured_node_the_smaller_busy_share_wins() -> None:
-    measured = node("measured", tokens_per_s=1000.0, slots_busy=1)
+def test_a_node_that_is_not_measured_gets_a_first_job_and_then_waits_for_its_measure() -> None:
+    measured = node("measured", speed=1000.0, slots_busy=1)
     assert picked(measured, node("new")) == "new"
+    assert picked(node("measured", speed=1000.0), node("new", slots_busy=1)) == "measured"
+    slow, fast = node("slow", speed=10.0), node("fast", speed=30.0, idle_since_s=2.0)
+    assert picked(slow, fast, node("new", idle_since_s=1.0)) == "new"
+    measured = node("measured", speed=1000.0, slots_busy=2)
+    assert picked(slow, measured, node("new", slots_busy=1)) == "measured"
+
+
+def test_where_no_node_is_measured_the_least_busy_wins() -> None:
+    assert picked(node("a", slots_busy=2), node("b", slots_busy=1), node("c", slots_busy=3)) == "b"
+
+
+def test_among_equal_finishes_the_cheaper_wins_and_then_the_one_that_holds_the_prompt() -> None:
+    cheap, dear = node("cheap", price_micro=1), node("dear", price_micro=2)
+    held = replace(NEED, cached={"dear": 64})
+    assert pick([dear, cheap], held) is cheap
+    dear.price_micro = 1
+    assert pick([cheap, dear], held) is dear
+
+
+def test_an_over_priced_node_is_never_picked() -> None:
+    dear = node("dear", price_micro=2)
+    assert pick([dear], replace(NEED, max_price_micro=2)) is dear
+    assert pick([dear], replace(NEED, max_price_micro=1)) is None
+
+
+def test_a_conversation_goes_back_to_its_node_unless_that_costs_more_than_it_saves() -> None:
+    need = replace(NEED, prompt_tokens=80, cached={"home": 64})
+    home, other = node("home", speed=10.0), node("other", speed=10.0)
+    for one in (home, other):
+        one.rooms["d"].speed.prefilled(100, 1.0)
+    assert pick([other, home], need) is home
+    # 64 tokens of prefill are 0.64 s; two streams more are 2 s of slower decode.
+    home.slots_busy = home.rooms["d"].slots_busy = 2
+    assert pick([other, home], need) is other
+    home.slots_busy = home.rooms["d"].slots_busy = 0
+    home.rooms["d"].kept = 0.0
+    home.idle_since_s = 1.0
+    need = replace(need, cached={})
+    assert pick([other, home], need) is other
+
+
+def test_prompts_that_wait_for_their_prefill_count() -> None:
+    behind, free = node("behind", speed=10.0), node("free", speed=9.0)
+    for one in (behind, free):
+        one.rooms["d"].speed.prefilled(100, 1.0)
+    assert picked(behind, free) == "behind"
+    behind.rooms["d"].prefill_tokens = 500
+    assert picked(behind, free) == "free"
+
+
+def test_an_idle_dead_or_failing_node_never_wins() -> None:
+    failing, good = node("failing", speed=30.0), node("good", speed=10.0, slots_busy=3)
+    assert picked(failing, good) == "failing"
+    record = failing.rooms["d"].record
+    for at_s in (1.0, 2.0, 3.0):
+        record.failed(at_s, at_s)
+    assert picked(failing, good) == "good"
+    assert picked(failing) is None and not capable([failing], NEED)
+    assert picked(node("dead", state="suspect"), node("gone", state="gone"), good) == "good"
+
+
+def test_a_single_fault_makes_a_node_count_as_slower() -> None:
+    once, never = node("once", speed=11.0), node("never", speed=10.0)
+    assert picked(once, never) == "once"
+    once.rooms["d"].record.failed(1.0, 1.0)
+    assert picked(once, never) == "never"
+
+
+def test_half_open_lets_one_job_through() -> None:
+    trial = node("trial")
+    record = trial.rooms["d"].record
+    for at_s in (1.0, 2.0, 3.0):
+        record.failed(at_s, at_s)
+    assert not record.look(7.9) and picked(trial) is None
+    assert record.look(8.0) and picked(trial) == "trial"
+    trial.reserve(NEED, 8.0)
+    assert picked(trial) is None and capable([trial], NEED)
+    record.succeeded(9.0)
+    assert picked(trial) == "trial"
 
 
 def test_ties_go_to_the_longest_idle() -> None:
@@ -68,14 +153,3 @@ def test_the_largest_request_is_what_some_node_can_hold() -> None:
     assert largest_tokens([node("a", kv_tokens=50), node("b", kv_tokens=70)], "d") == 70
     assert largest_tokens([node("a")], "d") == 100
     assert largest_tokens([node("a")], "other") is None
-
-
-def test_the_rate_is_of_the_time_with_work_only() -> None:
-    one = node("a")
-    one.reserve(NEED, 10.0)
-    one.ids_made = 50
-    one.release(NEED, 12.0)
-    one.sample_rate(100.0)
-    assert one.tokens_per_s == 25.0
-    one.sample_rate(200.0)
-    assert one.tokens_per_s == 25.0

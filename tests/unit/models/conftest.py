@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import pytest_asyncio
+
+from parhelion import store as store_room
+from parhelion.models import MIGRATIONS
+from parhelion.store import Store
+from parhelion.words import AssetClass
 
 
 def _load(name: str) -> ModuleType:
@@ -30,3 +37,22 @@ def tiny() -> ModuleType:
 def tiny_gguf(tiny: ModuleType, tmp_path: Path) -> Path:
     """A byte-level vocabulary with a ChatML template."""
     return tiny.write_bpe(tmp_path / "tiny.gguf")
+
+
+class Clock:
+    """A clock that stands still."""
+
+    def now_ms(self) -> int:
+        return 1_000_000
+
+    def monotonic_s(self) -> float:
+        return 0.0
+
+
+@pytest_asyncio.fixture
+async def store(tmp_path: Path) -> AsyncIterator[Store]:
+    """An empty database with this room's tables."""
+    migrations = (*store_room.MIGRATIONS, *MIGRATIONS)
+    opened = await Store.open(tmp_path / "db", migrations, AssetClass.LOCAL, Clock())
+    yield opened
+    await opened.close()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-import pytest_asyncio
 
 from parhelion import store as store_room
 from parhelion.models import MIGRATIONS, Catalogue
@@ -30,13 +28,6 @@ class Clock:
 async def open_store(folder: Path) -> Store:
     migrations = (*store_room.MIGRATIONS, *MIGRATIONS)
     return await Store.open(folder / "db", migrations, AssetClass.LOCAL, Clock())
-
-
-@pytest_asyncio.fixture
-async def store(tmp_path: Path) -> AsyncIterator[Store]:
-    opened = await open_store(tmp_path)
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

@@ -31,3 +31,22 @@ def test_each_model_is_offered_with_the_slots_and_memory_of_its_own_engine(
         ServedModel(digest="1" * 64, context=500, slots=4, kv_tokens=1000),
     )
     assert (card.slots, card.kv_tokens) == (5, 1200)
+
+
+def test_the_machines_slots_are_shared_by_its_engines_and_counted_once(
+    scripted: type[Any], key: NodeKey, clock: Any
+) -> None:
+    engines = {digest: scripted(slots=4, digest=digest) for digest in ("5" * 64, "1" * 64)}
+    agent = Agent(
+        key,
+        parse_address("127.0.0.1:1"),
+        engines,
+        name="two",
+        clock=clock,
+        on_state=lambda _state: None,
+        slots=4,
+    )
+    card = agent._card()
+    assert card.slots == 4
+    assert [model.slots for model in card.models] == [4, 4]
+    assert card.kv_tokens == sum(model.kv_tokens for model in card.models)

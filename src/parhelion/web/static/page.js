@@ -108,7 +108,7 @@ function drawNodes({ nodes }) {
     const cells = [
       node.name,
       stateOf(node),
-      `${node.slots_busy} of ${node.slots}`,
+      node.slots === null ? "unknown" : `${node.slots_busy} of ${node.slots}`,
       node.tokens_per_s === null ? "unknown" : node.tokens_per_s.toFixed(1),
       String(node.served),
       String(node.failed),

@@ -1,0 +1,188 @@
+"""Changes of the nodes as numbered events: one bounded record, and any number of readers of it.
+
+A reader holds only its place in the record, so one that is slow costs nothing: when its place has
+been overwritten it gets everything anew. While nobody reads, nothing is recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from parhelion.coordinator.views import NodeView
+from parhelion.words import Problem, ProblemCode
+
+LOOK_S = 0.5
+"""Changes within this are one event: with thousands of nodes there are thousands a second."""
+
+RECORD_EVENTS = 512
+"""At one a LOOK_S, four minutes and more."""
+
+RECORD_NODES = 8192
+"""Node views over all events kept, about half a kilobyte each."""
+
+LINGER_S = 60.0
+"""How long changes are still recorded after the last reader left: a page that reloads or loses
+its connection for a moment then gets what it missed."""
+
+RETRY_AFTER_S = 30
+"""Readers are pages: they stay for minutes."""
+
+READERS_LIMIT = 256
+"""A reader is a connection and a place in the record; beyond this many, pages may poll."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodesEvent:
+    """What changed since the event before; with `whole`, all there is.
+
+    `removed` are the peers that are not shown any more.
+    """
+
+    number: int
+    id: str
+    whole: bool
+    nodes: tuple[NodeView, ...]
+    removed: tuple[str, ...] = ()
+
+
+class Reader:
+    """One reader's place in the record: `async for event in reader`, inside `with reader`."""
+
+    def __init__(self, feed: NodeFeed, place: int | None) -> None:
+        self.woken = asyncio.Event()
+        self._feed = feed
+        self._place = place
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._feed.leave(self)
+
+    def __aiter__(self) -> Reader:
+        return self
+
+    async def __anext__(self) -> NodesEvent:
+        """The next event, when it comes; the end when the coordinator stops."""
+        while not self._feed.closed:
+            event = self._feed.after(self._place)
+            if event is not None:
+                self._place = event.number
+                return event
+            self.woken.clear()
+            await self.woken.wait()
+        raise StopAsyncIteration
+
+
+class NodeFeed:
+    """The record. `look` gives all nodes as they are now; `epoch` tells one process's ids from
+    another's."""
+
+    def __init__(self, look: Callable[[], tuple[NodeView, ...]], epoch: str) -> None:
+        self._look = look
+        self._epoch = epoch
+        self._number = 0
+        self._views: dict[str, NodeView] = {}
+        self._record: deque[NodesEvent] = deque()
+        self._recorded_nodes = 0
+        self._readers: set[Reader] = set()
+        self._lingers_until_s = 0.0
+        self._looked_s = float("-inf")
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_stale = True
+        self.closed = False
+
+    def touch(self) -> None:
+        """Something about a node may have changed."""
+        loop = asyncio.get_running_loop()
+        if not self._readers and loop.time() >= self._lingers_until_s:
+            self._is_stale = True
+        elif self._timer is None and not self.closed:
+            wait_s = max(0.0, self._looked_s + LOOK_S - loop.time())
+            self._timer = loop.call_later(wait_s, self._take_down)
+
+    def follow(self, last_id: str | None) -> Reader:
+        """A reader of what came after the event `last_id`; of everything, when that is not known.
+
+        Problem OVERLOADED when too many read already.
+        """
+        if len(self._readers) >= READERS_LIMIT:
+            raise Problem(
+                ProblemCode.OVERLOADED,
+                "too many read the nodes' changes already",
+                hint="ask GET /v1/nodes now and then instead",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        self._refresh()
+        reader = Reader(self, self._place_of(last_id))
+        self._readers.add(reader)
+        return reader
+
+    def leave(self, reader: Reader) -> None:
+        """It reads no more."""
+        self._readers.discard(reader)
+        self._lingers_until_s = asyncio.get_running_loop().time() + LINGER_S
+
+    def close(self) -> None:
+        """End all readers: the coordinator stops."""
+        self.closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake()
+
+    def _refresh(self) -> None:
+        """Begin anew where changes went unrecorded: whoever was here before gets everything."""
+        if not self._is_stale:
+            return
+        self._is_stale = False
+        self._number += 1
+        self._record.clear()
+        self._recorded_nodes = 0
+        self._views = {view.peer: view for view in self._look()}
+
+    def _place_of(self, last_id: str | None) -> int | None:
+        """The number of an id of ours; None for anything else."""
+        epoch, _, number = (last_id or "").rpartition("-")
+        if epoch != self._epoch or not number.isascii() or not number.isdigit():
+            return None
+        # No id has that many digits, and int() of a longer one is work for nothing.
+        place = int(number) if len(number) < 19 else -1
+        return place if 0 < place <= self._number else None
+
+    def after(self, place: int | None) -> NodesEvent | None:
+        """The event that a reader at this place gets next; None when it has all."""
+        if place == self._number:
+            return None
+        first = self._number - len(self._record) + 1
+        if place is None or place + 1 < first:
+            nodes = tuple(self._views.values())
+            return NodesEvent(self._number, self._id(), whole=True, nodes=nodes)
+        return self._record[place + 1 - first]
+
+    def _take_down(self) -> None:
+        """Compare all nodes with what they were, and record what changed."""
+        self._timer = None
+        self._looked_s = asyncio.get_running_loop().time()
+        before, self._views = self._views, {view.peer: view for view in self._look()}
+        changed = tuple(view for peer, view in self._views.items() if before.get(peer) != view)
+        removed = tuple(peer for peer in before if peer not in self._views)
+        if not changed and not removed:
+            return
+        self._number += 1
+        event = NodesEvent(self._number, self._id(), whole=False, nodes=changed, removed=removed)
+        self._record.append(event)
+        self._recorded_nodes += len(changed)
+        while len(self._record) > RECORD_EVENTS or self._recorded_nodes > RECORD_NODES:
+            self._recorded_nodes -= len(self._record.popleft().nodes)
+        self._wake()
+
+    def _wake(self) -> None:
+        for reader in self._readers:
+            reader.woken.set()
+
+    def _id(self) -> str:
+        return f"{self._epoch}-{self._number}"

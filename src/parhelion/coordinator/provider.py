@@ -1,0 +1,169 @@
+"""Which nodes a client's `provider` object allows, and which it would rather have; pure.
+
+The words are OpenRouter's. Names are resolved to peer ids once, when the request comes, so that
+its queue, its placing and its migrations all go by the same nodes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
+
+from parhelion.words import Problem, ProblemCode, ProviderPreferences
+
+NAMES_TOLD = 8
+"""Unknown names that an error repeats; a client that sent more has the list itself."""
+
+HINT = "GET /v1/nodes shows each node's name, peer and operator"
+
+
+class Named(Protocol):
+    """A node as names are looked up: the three that `/v1/nodes` shows."""
+
+    @property
+    def peer(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def operator(self) -> str: ...
+
+
+class Measured(Protocol):
+    """What was measured of a node for one model; None until it was."""
+
+    @property
+    def tokens_per_s(self) -> float | None: ...
+    @property
+    def first_id_s(self) -> float | None: ...
+
+
+class Candidate(Protocol):
+    """A node as far as a client's wishes go."""
+
+    @property
+    def peer(self) -> str: ...
+    @property
+    def fallback(self) -> bool: ...
+    @property
+    def rooms(self) -> Mapping[str, Measured]: ...
+
+
+Seat = TypeVar("Seat", bound=Candidate)
+Rank = tuple[int, float]
+"""Place in `order`, then the measured value: the lowest is wanted most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A client's preferences with peer ids for names; `only` None: any node.
+
+    `order` holds for each name of the list the peers behind it (an operator may have several).
+    `strict`: no node beyond `order`, or where there is none, not the pool's own engine.
+    """
+
+    only: frozenset[str] | None = None
+    ignore: frozenset[str] = frozenset()
+    order: tuple[frozenset[str], ...] = ()
+    strict: bool = False
+    sort: Literal["price", "throughput", "latency"] | None = None
+
+    def allows(self, node: Candidate) -> bool:
+        """Whether this node may serve the request at all."""
+        peer = node.peer
+        if peer in self.ignore or (self.only is not None and peer not in self.only):
+            return False
+        if not self.strict:
+            return True
+        if self.order:
+            return self._place(peer) < len(self.order)
+        return not node.fallback or self.only is not None
+
+    def wanted(self, nodes: Sequence[Seat], digest: str) -> Sequence[Seat]:
+        """Those of these nodes that the client wants most; all of them when it does not care."""
+        if not self.order and self.sort in (None, "price"):
+            return nodes
+        ranks = [self._rank(node, digest) for node in nodes]
+        best = min(ranks, default=None)
+        return [node for node, rank in zip(nodes, ranks, strict=True) if rank == best]
+
+    def _rank(self, node: Candidate, digest: str) -> Rank:
+        return self._place(node.peer), self._measure(node.rooms[digest])
+
+    def _place(self, peer: str) -> int:
+        for place, peers in enumerate(self.order):
+            if peer in peers:
+                return place
+        return len(self.order)
+
+    def _measure(self, seen: Measured) -> float:
+        """Lower is better; a node that was not measured comes after those that were.
+
+        "price" ranks nothing: a model has one rate in this pool, whichever node serves it.
+        """
+        if self.sort == "throughput":
+            return -(seen.tokens_per_s or 0.0)
+        if self.sort == "latency":
+            return math.inf if seen.first_id_s is None else seen.first_id_s
+        return 0.0
+
+
+def choose(preferences: ProviderPreferences | None, known: Iterable[Named]) -> Choice | None:
+    """The preferences over peer ids; None where none is said. Problem for a name nobody has.
+
+    `known` are all nodes that the pool remembers, so that a node which is away for a moment is
+    waited for and not called unknown. An empty list says nothing, as with OpenRouter.
+    """
+    if preferences is None:
+        return None
+    wanted = {*(preferences.only or ()), *preferences.ignore, *preferences.order}
+    table = _table(known, wanted)
+    only = _peers(preferences.only or (), table, "only")
+    choice = Choice(
+        only=frozenset().union(*only) if only else None,
+        ignore=frozenset().union(*_peers(preferences.ignore, table, "ignore")),
+        order=_peers(preferences.order, table, "order"),
+        strict=not preferences.allow_fallbacks,
+        sort=preferences.sort,
+    )
+    return None if choice == Choice() else choice
+
+
+def _table(known: Iterable[Named], wanted: Set[str]) -> Mapping[str, tuple[bool, set[str]]]:
+    """Peers by each wanted name; whether the name is one that a node chose for itself.
+
+    An id goes before a name of the same letters: what a node calls itself can take nobody's id.
+    """
+    by_id: dict[str, tuple[bool, set[str]]] = {}
+    by_name: dict[str, tuple[bool, set[str]]] = {}
+    for node in known:
+        for id in (node.peer, node.operator):
+            if id in wanted:
+                by_id.setdefault(id, (False, set()))[1].add(node.peer)
+        if node.name in wanted:
+            by_name.setdefault(node.name, (True, set()))[1].add(node.peer)
+    return {**by_name, **by_id}
+
+
+def _peers(
+    names: Sequence[str], table: Mapping[str, tuple[bool, set[str]]], field: str
+) -> tuple[frozenset[str], ...]:
+    unknown = [name for name in names if name not in table]
+    if unknown:
+        told = ", ".join(repr(name[:128]) for name in unknown[:NAMES_TOLD])
+        more = f" and {len(unknown) - NAMES_TOLD} more" if len(unknown) > NAMES_TOLD else ""
+        raise _invalid(f"no node or operator here is called {told}{more}", field, HINT)
+    found: list[frozenset[str]] = []
+    for name in names:
+        chosen, peers = table[name]
+        # To ignore both harms nobody; to prefer one, the client must say which it trusts.
+        if chosen and len(peers) > 1 and field != "ignore":
+            ids = ", ".join(sorted(peers)[:NAMES_TOLD])
+            raise _invalid(f"{len(peers)} nodes are called {name!r}: {ids}", field, "name the peer")
+        found.append(frozenset(peers))
+    return tuple(found)
+
+
+def _invalid(message: str, field: str, hint: str) -> Problem:
+    return Problem(ProblemCode.INVALID_REQUEST, message, hint=hint, param=f"provider.{field}")

@@ -1,0 +1,101 @@
+"""Nodes that are not here any more, or were never let in: for who looks, and for names; no I/O.
+
+Bounded in number and time, because strangers decide how many there are.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+
+import msgspec
+
+from parhelion.coordinator.views import NodeView
+from parhelion.identity import node_name, operator_account
+from parhelion.words import Clock
+
+GONE_KEPT = 4096
+"""Names that are still known; who is pushed out is a stranger again, which is a 400 to who names
+it."""
+
+REFUSED_KEPT = 64
+"""A key costs nothing, so anyone can be refused any number of times."""
+
+SHOWN_S = 600.0
+"""Long enough to see what happened, short enough that a list is about now."""
+
+
+class Roster:
+    """Who left and who was refused, the latest last; a node that is back is in neither."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._gone: OrderedDict[str, tuple[NodeView, float]] = OrderedDict()
+        self._refused: OrderedDict[str, tuple[NodeView, float]] = OrderedDict()
+
+    def came(self, peer: str) -> None:
+        """The node is connected: its view is live again."""
+        self._gone.pop(peer, None)
+        self._refused.pop(peer, None)
+
+    def left(self, view: NodeView, reason: str) -> None:
+        """A member's session ended; `view` is the last one. What was measured stays with it."""
+        now_ms = self._clock.now_ms()
+        gone = msgspec.structs.replace(
+            view,
+            state="gone",
+            reason=reason,
+            slots_busy=0,
+            utilisation=None,
+            left_at_ms=now_ms,
+        )
+        self._put(self._gone, gone, GONE_KEPT)
+
+    def refused(self, peer: str, reason: str) -> None:
+        """A proven peer was not let in; of what it says of itself nothing is repeated."""
+        now_ms = self._clock.now_ms()
+        known = self._gone.pop(peer, None)
+        if known is not None:
+            view = msgspec.structs.replace(
+                known[0], state="refused", reason=reason, left_at_ms=now_ms
+            )
+            self._put(self._gone, view, GONE_KEPT)
+            return
+        view = NodeView(
+            name=node_name(peer),
+            peer=peer,
+            operator=operator_account(peer),
+            state="refused",
+            reason=reason,
+            models=(),
+            slots=None,
+            slots_busy=None,
+            utilisation=None,
+            tokens_per_s=None,
+            version=None,
+            device=None,
+            backend=None,
+            connected_at_ms=None,
+            left_at_ms=now_ms,
+            served=0,
+            failed=0,
+        )
+        self._put(self._refused, view, REFUSED_KEPT)
+
+    def members(self) -> Iterator[NodeView]:
+        """Nodes that were members once: their names are known, however long they are away."""
+        return (view for view, _at_s in self._gone.values())
+
+    def shown(self) -> tuple[NodeView, ...]:
+        """Those that left or were refused a short while ago."""
+        since_s = self._clock.monotonic_s() - SHOWN_S
+        kept = [*self._gone.values(), *self._refused.values()]
+        return tuple(view for view, at_s in kept if at_s >= since_s)
+
+    def _put(
+        self, kept: OrderedDict[str, tuple[NodeView, float]], view: NodeView, limit: int
+    ) -> None:
+        kept[view.peer] = view, self._clock.monotonic_s()
+        kept.move_to_end(view.peer)
+        if len(kept) > limit:
+            kept.popitem(last=False)

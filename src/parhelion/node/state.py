@@ -1,0 +1,69 @@
+"""Where a node stands, kept in its folder for `parhelion node`: a file, and a lock to prove it.
+
+The process that runs a node holds the folder's lock as long as it lives, so a state whose lock is
+free is the last word of one that has ended, whatever its process id means by now.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from parhelion.identity import lock_node
+from parhelion.words import Problem, ProblemCode, Record
+
+STATE_NAME = "node.state.json"
+STATE_LIMIT_BYTES = 64 * 1024
+
+
+class NodeState(Record, frozen=True, kw_only=True):
+    """What a node says of itself; `address` is without its invite."""
+
+    pid: int
+    peer: str
+    name: str
+    state: str
+    since_ms: int
+    started_at_ms: int
+    address: str | None = None
+    reason: str | None = None
+    coordinator: str | None = None
+    models: tuple[str, ...] = ()
+    version: str = ""
+
+
+def write_state(folder: Path, state: NodeState) -> None:
+    """Replace the file, whole or not at all; only its owner can read it."""
+    draft = folder / f".{STATE_NAME}.{os.getpid()}"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(state))
+    draft.replace(folder / STATE_NAME)
+
+
+def read_state(folder: Path) -> NodeState | None:
+    """The last state of the node in this folder; None when none ever ran from it."""
+    try:
+        with (folder / STATE_NAME).open("rb") as file:
+            return msgspec.json.decode(file.read(STATE_LIMIT_BYTES), type=NodeState)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError) as error:
+        raise Problem(
+            ProblemCode.CONFIG_INVALID,
+            f"the node's state in {folder} cannot be read: {error}",
+            hint="it is written again at the node's next change",
+        ) from error
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process runs a node from this folder now: it holds the folder's lock."""
+    try:
+        lock_node(folder).release()
+    except Problem as problem:
+        if problem.code is not ProblemCode.CONFLICT:
+            raise
+        return True
+    return False

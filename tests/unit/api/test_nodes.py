@@ -1,0 +1,161 @@
+"""/v1/nodes and its stream: what a page gets, resumes, and never buffers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from parhelion.coordinator import NodeView
+from parhelion.coordinator import feed as feeds
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "LOOK_S", 0.0)
+
+
+def told(body: bytes) -> list[tuple[str, Any]]:
+    """Id and data of every event; comments and the retry line are left out."""
+    found = []
+    for block in body.decode().split("\n\n"):
+        lines = dict(line.split(": ", 1) for line in block.splitlines() if ": " in line)
+        if "data" in lines:
+            assert set(lines) == {"id", "data"}, "a named event would pass onmessage by"
+            found.append((lines["id"], msgspec.json.decode(lines["data"])))
+    return found
+
+
+async def events(pool: Any, exchange: Any, count: int) -> list[tuple[str, Any]]:
+    await pool.until(lambda: len(told(exchange.response.body)) >= count)
+    return told(exchange.response.body)
+
+
+async def leave(exchange: Any) -> None:
+    exchange.drop()
+    async with asyncio.timeout(5):
+        await exchange.task
+
+
+async def change(pool: Any, slots_busy: int) -> None:
+    pool.coordinator.slots_busy = slots_busy
+    pool.coordinator.feed.touch()
+    await asyncio.sleep(0.002)
+
+
+async def test_a_page_gets_everything_at_once_and_then_each_change(pool: Any) -> None:
+    exchange = pool.start("GET", "/v1/nodes/stream")
+    ((first, snapshot),) = await events(pool, exchange, 1)
+    assert exchange.response.status == 200
+    assert exchange.response.headers["content-type"].startswith("text/event-stream")
+    assert exchange.response.headers["x-accel-buffering"] == "no"
+    assert exchange.response.bodies[0].startswith(b"retry: ")
+    assert snapshot["type"] == "snapshot"
+    assert snapshot["nodes"] == (await pool.call("GET", "/v1/nodes")).json["data"]
+    await change(pool, 5)
+    _, (second, changed) = await events(pool, exchange, 2)
+    assert changed["type"] == "change" and changed["removed"] == []
+    assert [node["slots_busy"] for node in changed["nodes"]] == [5]
+    assert first != second
+    await leave(exchange)
+    assert not pool.coordinator.feed._readers
+
+
+async def test_a_page_that_comes_back_gets_what_it_missed_and_nothing_twice(pool: Any) -> None:
+    exchange = pool.start("GET", "/v1/nodes/stream")
+    ((last, _snapshot),) = await events(pool, exchange, 1)
+    await leave(exchange)
+    await change(pool, 2)
+    await change(pool, 3)
+    again = pool.start("GET", "/v1/nodes/stream", headers={"last-event-id": last})
+    got = await events(pool, again, 2)
+    assert [data["type"] for _id, data in got] == ["change", "change"]
+    assert [data["nodes"][0]["slots_busy"] for _id, data in got] == [2, 3]
+    await leave(again)
+    for foreign in ("", "x", "e0-999", "\xff", "e1-1"):
+        other = pool.start("GET", "/v1/nodes/stream", headers={"last-event-id": foreign})
+        assert (await events(pool, other, 1))[0][1]["type"] == "snapshot"
+        await leave(other)
+
+
+async def test_a_page_that_has_everything_still_hears_that_it_is_connected(pool: Any) -> None:
+    exchange = pool.start("GET", "/v1/nodes/stream")
+    ((last, _snapshot),) = await events(pool, exchange, 1)
+    again = pool.start("GET", "/v1/nodes/stream", headers={"last-event-id": last})
+    await again.until_bodies(1)
+    assert again.response.status == 200 and not told(again.response.body)
+    # Quiet streams are kept alive: the pool's own setting is 0.1 s here.
+    await pool.until(lambda: b": keep-alive\n\n" in again.response.body)
+    await leave(exchange)
+    await leave(again)
+
+
+async def test_a_slow_reader_costs_no_memory_and_gets_one_fuller_event(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "RECORD_EVENTS", 4)
+    exchange = pool.start("GET", "/v1/nodes/stream")
+    await events(pool, exchange, 1)
+    exchange.reading.clear()
+    for count in range(2, 40):
+        await change(pool, count)
+    assert len(pool.coordinator.feed._record) == 4
+    exchange.reading.set()
+    got = await events(pool, exchange, 3)
+    assert [data["type"] for _id, data in got[1:]][-1] == "snapshot"
+    assert got[-1][1]["nodes"][0]["slots_busy"] == 39
+    assert len(got) < 6
+    await leave(exchange)
+
+
+async def test_the_stream_ends_when_the_coordinator_stops(pool: Any) -> None:
+    exchange = pool.start("GET", "/v1/nodes/stream")
+    await events(pool, exchange, 1)
+    pool.coordinator.feed.close()
+    async with asyncio.timeout(5):
+        await exchange.task
+    assert exchange.response.complete
+
+
+async def test_one_reader_too_many_is_503_with_what_to_do(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "READERS_LIMIT", 1)
+    exchange = pool.start("GET", "/v1/nodes/stream")
+    await events(pool, exchange, 1)
+    refused = await pool.call("GET", "/v1/nodes/stream")
+    assert (refused.status, refused.error["code"]) == (503, "overloaded")
+    assert refused.headers["retry-after"] and "/v1/nodes" in refused.error["hint"]
+    await leave(exchange)
+
+
+async def test_head_of_the_stream_ends(pool: Any) -> None:
+    response = await pool.call("HEAD", "/v1/nodes/stream")
+    assert response.status == 200 and response.body == b""
+    assert response.headers["content-type"].startswith("text/event-stream")
+
+
+async def test_an_unknown_query_is_refused_before_the_stream_begins(pool: Any) -> None:
+    assert (await pool.call("GET", "/v1/nodes/stream?a=1")).status == 400
+
+
+async def test_what_nobody_knows_is_null_and_what_a_node_says_is_marked(pool: Any) -> None:
+    (node,) = (await pool.call("GET", "/v1/nodes")).json["data"]
+    unknown = ("utilisation", "tokens_per_s", "first_id_s", "success_rate", "samples")
+    assert all(node[name] is None for name in unknown)
+    assert {"device", "backend", "version"} <= set(node["reported"])
+    assert "tokens_per_s" not in node["reported"]
+
+
+async def test_a_node_that_left_is_listed_with_why_and_serves_no_model(pool: Any) -> None:
+    (here,) = pool.coordinator.nodes()
+    gone: NodeView = msgspec.structs.replace(
+        here, peer="12D3KooWGone", state="gone", reason="silent for 6.0 s"
+    )
+    pool.coordinator.gone = (gone,)
+    nodes = (await pool.call("GET", "/v1/nodes")).json["data"]
+    assert [node["state"] for node in nodes] == ["ready", "gone"]
+    (model,) = (await pool.call("GET", "/v1/models")).json["data"]
+    assert model["nodes"] == 1

@@ -1,0 +1,175 @@
+"""A request that crashes engines is contained: alone, once, then refused; others hardly notice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from parhelion.coordinator.isolate import CLEARED_IDS, REFUSED_LIMIT, REFUSED_S, Poison
+from parhelion.link import Cut
+from parhelion.words import Problem, ProblemCode, kin
+
+BAD = (4, 4, 4)
+
+
+class Batch:
+    """A fake node's engine: an id a job and tick, and a crash of all when BAD is among them."""
+
+    def __init__(self, node: Any, letter: int) -> None:
+        self.node, self.letter = node, letter
+        self.running: dict[str, Any] = {}
+        self.ticks: list[frozenset[str]] = []
+        self.crashes = 0
+        node.script = lambda _node, job: self.running.update({job.job: job})
+        self.task = asyncio.create_task(self.run())
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(0.001)
+            for cut in self.node.said(Cut):
+                job = self.running.get(cut.job)
+                if job is not None and job.attempt == cut.attempt:
+                    del self.running[cut.job]
+            if self.running:
+                self.ticks.append(frozenset(self.running))
+                self.tick()
+
+    def tick(self) -> None:
+        jobs = list(self.running.values())
+        if any(job.prompt_ids == BAD for job in jobs):
+            self.crashes += 1
+            self.running.clear()
+            for job in jobs:
+                self.node.fail(job, "engine_crashed")
+                self.node.sign(job, len(self.node.made[job.job]))
+            return
+        for job in jobs:
+            if len(self.node.made[job.job]) + 1 == job.max_tokens:
+                del self.running[job.job]
+                self.node.finish(job, [self.letter])
+            else:
+                self.node.step(job, [self.letter])
+
+
+@pytest.fixture
+async def batches(closed_pool: Any) -> AsyncIterator[Callable[..., Awaitable[Batch]]]:
+    """Opens the pool and makes nodes with such engines."""
+    await closed_pool.open(resume_wait_s=5.0)
+    made: list[Batch] = []
+
+    async def make(letter: int, slots: int = 8) -> Batch:
+        made.append(Batch(await closed_pool.node(slots=slots), letter))
+        return made[-1]
+
+    yield make
+    for batch in made:
+        batch.task.cancel()
+
+
+async def test_who_crashes_an_engine_twice_is_refused_and_pays_nothing(
+    closed_pool: Any, batches: Any
+) -> None:
+    pool = closed_pool
+    first, second = await batches(pool.A), await batches(pool.A)
+    account, secret = await pool.user(1000)
+    with pytest.raises(Problem) as caught:
+        await pool.read(await pool.serve(secret, prompt=BAD))
+    assert caught.value.code == ProblemCode.POISON_REQUEST
+    assert first.crashes == second.crashes == 1, "once each, and never a third time"
+    assert await pool.free_micro(account) == 1000
+    for _ in range(2):
+        with pytest.raises(Problem) as caught:
+            await pool.serve(secret, prompt=BAD, max_tokens=3)
+        assert caught.value.code == ProblemCode.POISON_REQUEST
+    assert first.crashes == second.crashes == 1, "refused before any engine"
+    assert [view.failed for view in pool.coordinator.nodes()] == [0, 0], "no node is blamed"
+    assert (await pool.read(await pool.serve(secret)))[0] == "aaaa"
+    pool.clock.s += REFUSED_S + 1
+    first.node.beat()
+    second.node.beat()
+    with pytest.raises(Problem):
+        await pool.read(await pool.serve(secret, prompt=BAD))
+    assert first.crashes == second.crashes == 2, "after an hour it is tried again"
+    await pool.assert_settled()
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+async def test_the_victims_of_a_crash_go_on_alone_and_only_the_culprit_is_lost(
+    closed_pool: Any, batches: Any, nodes: int
+) -> None:
+    pool = closed_pool
+    engines = [await batches(pool.A, slots=8) for _ in range(nodes)]
+    account, secret = await pool.user(10_000)
+    answers = [await pool.serve(secret, max_tokens=40) for _ in range(3 * nodes)]
+    for answer in answers:
+        await anext(answer)
+    bad = await pool.serve(secret, prompt=BAD, max_tokens=40)
+    bad_job = kin("job", bad.request)
+    with pytest.raises(Problem) as caught:
+        await pool.read(bad)
+    assert caught.value.code == ProblemCode.POISON_REQUEST
+    for answer in answers:
+        _text, last = await pool.read(answer)
+        assert last.finish_reason == "length" and last.usage.completion_tokens == 40
+        assert last.usage.migrations <= 2, "its own, and room made for a suspect"
+    batches_with_it = [tick for one in engines for tick in one.ticks if bad_job in tick]
+    assert len(batches_with_it) == 2, "twice it ran"
+    assert batches_with_it.count(frozenset({bad_job})) >= 1, "and then alone"
+    assert sum(one.crashes for one in engines) == 2
+    assert await pool.free_micro(account) == 10_000 - len(answers) * (3 + 2 * 40)
+    await pool.assert_settled()
+
+
+async def test_where_all_nodes_have_work_one_is_emptied_for_the_suspect(
+    closed_pool: Any, batches: Any
+) -> None:
+    pool = closed_pool
+    first, second = await batches(pool.A), await batches(pool.A)
+    _account, secret = await pool.user(10_000)
+    long = [await pool.serve(secret, max_tokens=400) for _ in range(4)]
+    victim = await pool.serve(secret, max_tokens=400)
+    await anext(victim)
+    (home,) = [one for one in (first, second) if kin("job", victim.request) in one.running]
+    job = home.running.pop(kin("job", victim.request))
+    # Only this one job crashed, as far as anybody knows: its neighbours go on, on both nodes.
+    home.node.fail(job, "engine_crashed")
+    home.node.sign(job, len(home.node.made[job.job]))
+    _text, last = await pool.read(victim)
+    assert last.usage.completion_tokens == 400
+    alone = [tick for one in (first, second) for tick in one.ticks if tick == {job.job}]
+    assert len(alone) >= CLEARED_IDS - 1
+    for answer in long:
+        _text, last = await pool.read(answer)
+        assert last.usage.completion_tokens == 400
+    await pool.assert_settled()
+
+
+async def test_a_suspect_whose_client_leaves_opens_its_node_again(
+    closed_pool: Any, batches: Any
+) -> None:
+    pool = closed_pool
+    engine = await batches(pool.A)
+    _account, secret = await pool.user(10_000)
+    other = await pool.serve(secret, max_tokens=30)
+    victim = await pool.serve(secret, max_tokens=30)
+    await anext(victim)
+    job = engine.running.pop(kin("job", victim.request))
+    engine.node.fail(job, "engine_crashed")
+    await asyncio.sleep(0)
+    await victim.disconnect()
+    assert (await pool.read(other))[1].usage.completion_tokens == 30
+    assert (await pool.read(await pool.serve(secret)))[0] == "aaaa"
+    await pool.assert_settled()
+
+
+async def test_the_list_of_refused_prompts_is_bounded(pool: Any) -> None:
+    poison = Poison(pool.clock)
+    for number in range(REFUSED_LIMIT + 1):
+        poison.add(pool.DIGEST, (number,))
+    poison.check(pool.DIGEST, (0,))
+    with pytest.raises(Problem):
+        poison.check(pool.DIGEST, (1,))
+    poison.check("0" * 64, (1,))
