@@ -122,6 +122,7 @@ class Prober:
 
     def meet(self, node: Node) -> None:
         """A node has joined: a stranger gets no paid work before its first comparison."""
+        self.forget(node)
         for digest, room in node.rooms.items():
             if node.peer not in self._own and self._own_session(digest) is not None:
                 room.barred = "its ids are being compared"
@@ -160,7 +161,7 @@ class Prober:
                 if self._own_session(digest) is None:
                     continue
                 due_s = self._trials[key].due_s if key in self._trials else 0.0
-                if key not in self._running and (room.measuring or due_s <= now_s):
+                if key not in self._running and due_s <= now_s:
                     self._start(member, digest, room, key)
 
     def _start(self, session: Session, digest: str, room: Room, key: tuple[str, str]) -> None:
@@ -170,7 +171,14 @@ class Prober:
             return  # Due, and busy: its users come first.
         task = asyncio.create_task(self._test(session, digest, room, key), name="probe")
         self._running[key] = task
-        task.add_done_callback(lambda _task: self._running.pop(key, None))
+        task.add_done_callback(partial(self._ended, key))
+
+    def _ended(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
+        self._running.pop(key, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("probe failed", exc_info=error)
+            if key in self._trials:
+                self._trials[key].due_s = self._clock.monotonic_s() + RETRY_S
 
     async def _test(self, session: Session, digest: str, room: Room, key: tuple[str, str]) -> None:
         """One probe and its comparison; what it says of the node is in force when this returns."""
@@ -190,10 +198,6 @@ class Prober:
             theirs = await self._ids_of(session, job, room)
         except Problem as problem:
             self._failed(session, room, trial, problem)
-            return
-        except Exception:
-            log.exception("probe failed", extra={"node": session.node.peer})
-            trial.due_s = self._clock.monotonic_s() + RETRY_S
             return
         trial.failures = 0
         await self._judge(session, room, trial, job, theirs)

@@ -6,10 +6,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from parhelion.coordinator.breaker import Phase, Record
-from parhelion.coordinator.finish import finishes_s, sooner_elsewhere
+from parhelion.coordinator.breaker import Phase
+from parhelion.coordinator.finish import Desk, finishes_s, sooner_elsewhere
 from parhelion.coordinator.provider import Choice
-from parhelion.coordinator.speed import Speed
 
 LIVE = ("ready", "suspect")
 
@@ -21,15 +20,11 @@ SAME_FINISH = 1.05
 """Finishes within 5 % are the same: the estimate is no better."""
 
 
-class RoomState(Protocol):
-    """What a node has for one model, as far as routing reads it."""
+class RoomState(Desk, Protocol):
+    """What a node has for one model, as far as routing reads it beyond the estimate."""
 
     @property
     def largest_tokens(self) -> int: ...
-    @property
-    def slots(self) -> int: ...
-    @property
-    def slots_busy(self) -> int: ...
     @property
     def kv_tokens(self) -> int: ...
     @property
@@ -39,19 +34,9 @@ class RoomState(Protocol):
     @property
     def barred(self) -> str | None: ...
     @property
-    def prefill_tokens(self) -> int: ...
-    @property
-    def ids_out(self) -> int: ...
-    @property
-    def kept(self) -> float: ...
-    @property
     def first_id_s(self) -> float | None: ...
     @property
     def tokens_per_s(self) -> float | None: ...
-    @property
-    def speed(self) -> Speed: ...
-    @property
-    def record(self) -> Record: ...
 
 
 class NodeState(Protocol):

@@ -164,3 +164,15 @@ async def test_a_stranger_is_not_let_off_by_joining_again(pool: Any) -> None:
         await asyncio.sleep(0.02)
         await pool.serve(secret)
     assert caught.value.code == ProblemCode.NO_NODE
+
+
+async def test_an_own_engine_that_fails_is_not_asked_again_at_once(pool: Any) -> None:
+    pool.own.script = lambda node, job: node.fail(job)
+    node = await joined(pool, HONEST)
+    await asyncio.sleep(0.2)
+    assert len(node.said(Open)) == len(pool.own.said(Open)) == 1
+    pool.own.script = HONEST
+    pool.clock.s += prober.RETRY_S + 1
+    for one in (node, pool.own):
+        one.beat()
+    await settle(pool, node, "ready")
