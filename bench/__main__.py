@@ -21,7 +21,11 @@ from bench import (
     rows_dispatch,
     rows_engine,
     rows_ledger,
+    rows_nodes,
+    rows_pool,
+    rows_probes,
     rows_relay,
+    rows_sharing,
     rows_survival,
 )
 from bench.rows import Row
@@ -32,7 +36,13 @@ GROUPS: dict[str, Callable[[Path, bool], list[Row]]] = {
     "engine": rows_engine.measure,
     "batching": rows_batching.measure,
     "survival": rows_survival.measure,
+    "probes": rows_probes.measure,
     "dispatch": rows_dispatch.measure,
+    "nodes-1000": rows_nodes.measure_1000,
+    "nodes-5000": rows_nodes.measure_5000,
+    "pool": rows_pool.measure,
+    "throughput": rows_sharing.measure_throughput,
+    "fairness": rows_sharing.measure_fairness,
 }
 
 

@@ -23,7 +23,7 @@ PACE_PER_S = 20.0
 TOKENS = 100
 KILL_EVERY_S = 2.0
 
-REAL_STREAMS = 100
+REAL_STREAMS = 200
 """For each of two temperatures."""
 
 REAL_CONCURRENT = 6

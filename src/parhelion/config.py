@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +17,37 @@ ENV_PREFIX = "PARHELION_"
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Hosts that only this machine reaches."""
+
+
+def default_data() -> Path:
+    """The platform's user-data folder for us; Problem where this user has no home."""
+    from platformdirs import user_data_dir
+
+    hint = "name the data folder: --data DIR, or PARHELION_DATA"
+    return at_home(lambda: user_data_dir("parhelion"), hint)
+
+
+def default_cache() -> Path:
+    """The platform's cache folder for us; Problem where this user has no home."""
+    from platformdirs import user_cache_dir
+
+    hint = "name a folder for what is built and fetched once: XDG_CACHE_HOME"
+    return at_home(lambda: user_cache_dir("parhelion", appauthor=False), hint)
+
+
+def at_home(find: Callable[[], str], hint: str) -> Path:
+    """The folder that `find` names below this user's home; Problem where there is none."""
+    try:
+        path = find()
+    except RuntimeError:  # What pathlib and platformdirs raise; older ones name a folder `~`.
+        path = "~"
+    if path.startswith("~"):
+        raise Problem(
+            ProblemCode.CONFIG_INVALID,
+            "this user has no home folder: HOME is not set, and the system knows of none",
+            hint=f"{hint}; or set HOME",
+        )
+    return Path(path)
 
 
 def pool_asset(asset_class: AssetClass) -> str:
@@ -63,7 +94,7 @@ class NodesConfig(ClosedRecord, frozen=True, kw_only=True):
     """Who may join, and how long silence is tolerated."""
 
     admit: Literal["auto", "open", "invite", "list"] = "auto"
-    """auto: open on a loopback bind, invite on any other."""
+    """auto: on a loopback bind who comes from this machine itself, else by invite."""
     allowed: tuple[str, ...] = ()
     heartbeat_s: float = 2.0
     suspect_s: float = 4.0

@@ -41,7 +41,7 @@ def test_a_liar_gets_no_paid_work_and_an_honest_stranger_does(
         liar = start_echo(tmp_path / "liar", where, tokens_per_s=0, slots=4)
         nodes.append(liar)
         refused = node_in(pool, liar.ready["peer"], "refused")
-        assert "greedy ids differ from the coordinator's own engine" in refused["reason"]
+        assert "ids differ from the coordinator's own engine" in refused["reason"]
         assert "no paid work for this node" in liar.log.read_text()
         for _ in range(3):
             _status, _headers, answer = pool.call("POST", "/v1/completions", ASK)
@@ -51,6 +51,9 @@ def test_a_liar_gets_no_paid_work_and_an_honest_stranger_does(
         nodes.append(honest)
         seen = node_in(pool, honest.ready["node"], "ready")
         assert seen["tokens_per_s"] is not None, "measured by its probes"
+        said = honest.log.read_text()
+        measured = said.index("node is measuring")
+        assert measured < said.rindex("node is ready"), "its operator reads where it stands"
         for _ in range(3):
             _status, _headers, answer = pool.call("POST", "/v1/completions", ASK)
             assert answer["usage"]["nodes"] == [honest.ready["node"]]

@@ -28,7 +28,15 @@ from parhelion.api.shapes import (
 )
 from parhelion.api.wire import json_reply, read_body
 from parhelion.config import pool_asset
-from parhelion.identity import KeyView, Succession, public_of
+from parhelion.identity import (
+    DRAIN_DEADLINE_S,
+    DRAIN_LIMIT_S,
+    REASON_LIMIT_CHARS,
+    KeyView,
+    Succession,
+    banned_words,
+    public_of,
+)
 from parhelion.ledger import class_of
 from parhelion.models import ID_FORM, Catalogue
 from parhelion.words import ID_ENTROPY_BYTES, AssetClass, Problem, ProblemCode, mint
@@ -117,10 +125,20 @@ class NewInvite(Closed, frozen=True, kw_only=True):
     ttl_s: Annotated[int, Meta(ge=1, le=365 * 86_400)] = 7 * 86_400
 
 
-class Revocation(Closed, frozen=True, kw_only=True):
-    """Why a node is refused from now on."""
+Reason = Annotated[str, Meta(max_length=REASON_LIMIT_CHARS)]
 
-    reason: Annotated[str, Meta(max_length=200)] = "revoked by the operator"
+
+class Ban(Closed, frozen=True, kw_only=True):
+    """Why a node is refused from now on; the node is told."""
+
+    reason: Reason = ""
+
+
+class Drainage(Closed, frozen=True, kw_only=True):
+    """Why a node is to leave, and how long its running answers may stay before they move."""
+
+    reason: Reason = ""
+    deadline_s: Annotated[float, Meta(ge=0, le=DRAIN_LIMIT_S)] = DRAIN_DEADLINE_S
 
 
 class Successor(Closed, frozen=True, kw_only=True):
@@ -218,13 +236,28 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         made = InviteBody(invite=secret, uses=body.uses, expires_at_ms=expires_at_ms)
         return json_reply(made, 201)
 
-    @post("/v1/nodes/{peer:str}/revoke", name="nodes.revoke", status_code=200)
-    async def revoke_node(request: Request[Any, Any, Any]) -> ASGIApp:
-        body = await _body(request, rooms, Revocation)
+    @post("/v1/nodes/{peer:str}/ban", name="nodes.ban", status_code=200)
+    async def ban_node(request: Request[Any, Any, Any]) -> ASGIApp:
+        body = await _body(request, rooms, Ban)
         peer = _peer(request.scope)
-        await rooms.access.revoke(peer, body.reason)
-        rooms.coordinator.expel(peer, body.reason)
-        return json_reply(NodeDecision(peer=peer, state="revoked"))
+        await rooms.access.ban(peer, body.reason)
+        rooms.coordinator.expel(peer, banned_words(body.reason))
+        return json_reply(NodeDecision(peer=peer, state="banned"))
+
+    @post("/v1/nodes/{peer:str}/drain", name="nodes.drain", status_code=200)
+    async def drain_node(request: Request[Any, Any, Any]) -> ASGIApp:
+        body = await _body(request, rooms, Drainage)
+        peer = _peer(request.scope)
+        reason = await rooms.access.drains.drain(peer, body.reason)
+        rooms.coordinator.send_away(peer, reason, body.deadline_s)
+        return json_reply(NodeDecision(peer=peer, state="drained"))
+
+    @post("/v1/nodes/{peer:str}/undrain", name="nodes.undrain", status_code=200)
+    async def undrain_node(request: Request[Any, Any, Any]) -> ASGIApp:
+        await _body(request, rooms, Nothing)
+        peer = _peer(request.scope)
+        await rooms.access.drains.undrain(peer)
+        return json_reply(NodeDecision(peer=peer, state="undrained"))
 
     @post("/v1/nodes/{peer:str}/allow", name="nodes.allow", status_code=200)
     async def allow_node(request: Request[Any, Any, Any]) -> ASGIApp:
@@ -242,7 +275,7 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         rooms.coordinator.expel(old, "this node's key was succeeded by another")
         return json_reply(NodeDecision(peer=old, state="succeeded"))
 
-    return [invite, revoke_node, allow_node, succeed_node]
+    return [invite, ban_node, drain_node, undrain_node, allow_node, succeed_node]
 
 
 def _peer(scope: Scope) -> str:

@@ -65,7 +65,9 @@ class Served:
     def __init__(self, coordinator: Coordinator) -> None:
         self._open = coordinator.takes_prompts()
         ready = (node for node in coordinator.nodes() if node.state in ("ready", "busy"))
-        self._nodes = Counter(model for node in ready for model in set(node.models))
+        self._nodes = Counter(
+            one.model for node in ready for one in node.model_states if one.state == "ready"
+        )
 
     def nodes(self, model: str) -> int:
         """How many ready nodes serve it."""

@@ -6,7 +6,9 @@ not looked at, because the handshake proves both sides by their keys, whatever t
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from litestar import WebSocket, websocket
@@ -14,6 +16,9 @@ from litestar.handlers import WebsocketRouteHandler
 
 from parhelion.api import errors
 from parhelion.api.rooms import Rooms
+from parhelion.api.wire import FORWARDED
+from parhelion.config import LOOPBACK
+from parhelion.identity import Whence
 from parhelion.link import SUBPROTOCOL, ConnectionClosed, LinkBroken, accept
 from parhelion.words import Problem, ProblemCode
 
@@ -26,6 +31,9 @@ UNPROVEN_LIMIT = 64
 
 UNPROVEN_PER_ADDRESS_LIMIT = 16
 """A site's nodes may all come back at once after a restart; one stranger may not fill the rest."""
+
+FORWARDED_PREFIXES = (b"x-forwarded-", b"cf-", b"tailscale-")
+"""What other proxies and tunnels add beside the usual headers."""
 
 CLOSE_UNSUPPORTED = 1003
 CLOSE_INTERNAL = 1011
@@ -89,9 +97,45 @@ def handlers(rooms: Rooms) -> list[WebsocketRouteHandler]:
             return  # The link has logged the cause and closed the socket with it.
         finally:
             doorway.leave(address)
-        await rooms.coordinator.attend(carrier)
+        fields: Any = socket.scope["headers"]
+        await rooms.coordinator.attend(carrier, whence(address, fields))
 
     return [node]
+
+
+def whence(address: str, headers: Iterable[tuple[bytes, bytes]]) -> Whence:
+    """Near: over loopback, asking for this machine by a loopback name, and through no proxy.
+
+    A proxy on this machine speaks for strangers over loopback too. It gives itself away by what it
+    adds, or by the Host that it passes on; one that hides both looks like a node of this machine.
+    """
+    if not _is_loopback(address):
+        return "far"
+    host = b""
+    for name, value in headers:
+        if name in FORWARDED or name.startswith(FORWARDED_PREFIXES):
+            return "far"
+        if name == b"host":
+            host = value
+    return "near" if _is_loopback(_without_port(host.decode("latin-1"))) else "far"
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0].removeprefix("[")
+    return host.partition(":")[0].lower()
+
+
+def _is_loopback(host: str) -> bool:
+    if host in LOOPBACK:
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    # A socket that takes both families shows IPv4 as ::ffff:127.0.0.1.
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
 
 
 class Bytes:

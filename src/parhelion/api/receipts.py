@@ -6,6 +6,7 @@ and is told to the asker and, as the job's id, to the node that saw the prompt a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -21,9 +22,12 @@ from parhelion.api.wire import NO_STORE, Reply, json_reply, visit_of
 from parhelion.identity import is_ours
 from parhelion.ledger import GUEST
 from parhelion.proof import canonical
-from parhelion.words import Problem, ProblemCode, Receipt, kin
+from parhelion.words import Problem, ProblemCode, Receipt
 
 T = TypeVar("T")
+
+ID = re.compile("(?:rcpt_|req_|hold_|job_|chatcmpl-|cmpl-)(.+)", re.DOTALL)
+"""The ids of one request, in answers, histories and logs, share all but what they start with."""
 
 
 def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
@@ -34,7 +38,7 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
         wanted = query_of(scope, ("evidence",)).get("evidence", "0")
         if wanted not in {"0", "1"}:
             raise invalid("evidence", "expected 0 or 1.")
-        id = path_field(scope, "id")
+        id = of_request(path_field(scope, "id"), "rcpt")
 
         async def read(account: str) -> tuple[Receipt, str]:
             return await rooms.receipts.get(id, account), account
@@ -59,17 +63,23 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
     return [receipt, explain]
 
 
-async def _explained(id: str, account: str, rooms: Rooms) -> Explanation:
-    """Told from the hold, whose account is the owner: a charge may have no receipt."""
-    if "_" not in id:
+def of_request(id: str, prefix: str) -> str:
+    """The id of a request with this prefix, from any of its ids; not_found if `id` is none."""
+    parts = ID.fullmatch(id)
+    if parts is None:
         raise Problem(
             ProblemCode.NOT_FOUND,
             f"no request {id[:64]} of this account",
-            hint="usage.receipt of an answer names it, and so does `request` in the history",
+            hint="an answer's `id` or usage.receipt names it, and so does `request` in the history",
             param="id",
         )
-    told = await rooms.ledger.explain(kin("req", id), account)
-    receipt = await rooms.receipts.find(kin("rcpt", id), account)
+    return f"{prefix}_{parts[1]}"
+
+
+async def _explained(id: str, account: str, rooms: Rooms) -> Explanation:
+    """Told from the hold, whose account is the owner: a charge may have no receipt."""
+    told = await rooms.ledger.explain(of_request(id, "req"), account)
+    receipt = await rooms.receipts.find(of_request(id, "rcpt"), account)
     asset, until_ms = told.rate.asset, told.opened_at_ms
     sources = await rooms.ledger.sources(account, asset, until_ms=until_ms, limit=SOURCES_SHOWN + 1)
     return explanation(told, receipt, sources)

@@ -187,7 +187,7 @@ class NodeDecision(Out, frozen=True, kw_only=True):
     """What was decided about a node."""
 
     peer: str
-    state: Literal["allowed", "revoked", "succeeded"]
+    state: Literal["allowed", "banned", "drained", "undrained", "succeeded"]
 
 
 class BackupBody(Out, frozen=True, kw_only=True):

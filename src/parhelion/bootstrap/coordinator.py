@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 
@@ -222,11 +221,12 @@ def _shares(money: MoneyConfig) -> ledger.Shares:
     )
 
 
-def admission(config: Config) -> Literal["open", "invite", "list"]:
-    """Who may join: on a loopback bind whoever reaches it, on any other an invite is asked."""
+def admission(config: Config) -> identity.Mode:
+    """Who may join: on a loopback bind who comes from this machine, else an invite is asked."""
     if config.nodes.admit != "auto":
         return config.nodes.admit
-    return "open" if config.api.host in LOOPBACK else "invite"
+    # Not open: a reverse proxy on this machine brings strangers to a loopback bind as well.
+    return "near" if config.api.host in LOOPBACK else "invite"
 
 
 async def _open_ports(

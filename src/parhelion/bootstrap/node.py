@@ -228,8 +228,8 @@ def _announce(
 
     def announce(state: AgentState) -> None:
         nonlocal told
-        log.info("node is %s", state.state, extra={"node": note.peer, "reason": state.reason})
-        note.write(state.state, state.reason, state.coordinator, state.accepted)
+        log.info("node is %s", state.shown, extra={"node": note.peer, "reason": state.reason})
+        note.write(state.shown, state.reason, state.coordinator, state.accepted)
         if state.state == "ready" and not told:
             told = True
             on_ready(

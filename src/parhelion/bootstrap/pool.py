@@ -11,6 +11,7 @@ import msgspec
 
 from parhelion.bootstrap.local_node import NodeOrder, local_node_process
 from parhelion.bootstrap.node_engines import model_file
+from parhelion.bootstrap.open_files import raise_open_files
 from parhelion.bootstrap.ports import take_ports
 from parhelion.bootstrap.ready import Pool, Ready, folder
 from parhelion.config import ApiConfig, Config
@@ -35,6 +36,7 @@ async def run_coordinator(
     sets every rate to 0, so that no key is needed. `on_pool` is called when nodes come or go.
     Problem when it cannot start.
     """
+    raise_open_files()
     data = folder(config)
     certificate = served_certificate(config.api)
     async with contextlib.AsyncExitStack() as stack:

@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from parhelion.config import Config
+from parhelion.config import Config, default_data
 from parhelion.words import Problem, ProblemCode, Record
 
 RANDOM_BLOCK_BYTES = 4096
@@ -76,9 +76,7 @@ def folder(config: Config) -> Path:
 
     Problem CONFIG_INVALID when it cannot be made.
     """
-    import platformdirs
-
-    path = Path(config.data or platformdirs.user_data_dir("parhelion"))
+    path = Path(config.data) if config.data else default_data()
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

@@ -198,6 +198,14 @@ def engine(nodes: Sequence[dict[str, Any]] | None) -> Line:
         return _warn("engine", said, hint) if ready else _fail("engine", said, hint)
     if not ready:
         return _warn("engine", "unknown without a node", "see the line above")
+    down = [
+        f"{n.get('name')}: {one['model']} failed {one.get('reason') or ''}".strip()
+        for n in ready
+        for one in n.get("model_states") or []
+        if one["state"] == "failed"
+    ]
+    if down:
+        return _warn("engine", "; ".join(down), "its other models go on; that node's log says why")
     failing = [n for n in ready if int(n.get("failed", 0)) > int(n.get("served", 0))]
     if failing:
         names = ", ".join(str(n.get("name")) for n in failing)

@@ -34,7 +34,7 @@ COMMANDS = (
     Command("serve", "serve:serve", "Offer this one machine as a paid provider, on port 4001."),
     Command("chat", "chat:chat", "Talk to a model in the terminal."),
     Command("models", "models:app", "List, add, price, remove or fetch models."),
-    Command("nodes", "nodes:app", "Show the nodes of the coordinator; invite or revoke some."),
+    Command("nodes", "nodes:app", "Show the nodes of the coordinator; invite, ban or drain some."),
     Command("credits", "credits:app", "Show your balance, or every entry that made it."),
     Command("keys", "keys:app", "Create, list or revoke API keys."),
     Command("receipt", "receipt:app", "Show, verify or explain the receipt of an answer."),

@@ -159,17 +159,36 @@ async def serve(
         name=joining.name,
         on_ready=on_ready,
         stop=stop,
-        on_state=lambda state: talk_of(state, talk),
+        # Who stopped it was told so, and needs no further word on what follows from that.
+        on_state=lambda state: None if stop.is_set() else talk_of(state, talk),
         dial=dial,
     )
 
 
 def talk_of(state: AgentState, talk: Callable[[str], None]) -> None:
-    """Tell what a person can do nothing about, but may wonder at; faults are logged."""
-    if state.state == "joining" and state.reason and not state.fault:
-        talk(f"waiting for the coordinator: {state.reason}")
-    elif state.state == "ready":
-        talk("joined again")
+    """One line at each change of where the node stands; what is a fault was logged as one."""
+    if not state.fault and (line := standing_line(state)) is not None:
+        talk(line)
+
+
+def standing_line(state: AgentState) -> str | None:
+    """Where the node stands now, for a person; None for what is told elsewhere."""
+    from parhelion.node import REFUSED_HINT
+
+    why = f": {state.reason}" if state.reason else ""
+    match state.shown:
+        case "joining":
+            return f"joining: waiting for the coordinator{why}" if why else None
+        case "measuring":
+            return f"measuring: no paid work yet{why}"
+        case "ready":
+            return f"ready: it gets paid work{why}" if state.standing else "joined again"
+        case "refused":
+            return f"refused: no paid work{why}\n\nhint: {REFUSED_HINT}\n"
+        case "draining":
+            return f"draining: nothing new{why}"
+        case _:
+            return None
 
 
 def quiet(text: str) -> None:

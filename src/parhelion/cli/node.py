@@ -17,6 +17,7 @@ from cyclopts import App, Parameter
 from parhelion.cli import say
 from parhelion.cli.options import ALONE, Alone
 from parhelion.cli.serving import attend
+from parhelion.config import at_home, default_data
 from parhelion.words import Problem, ProblemCode
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def logs(
     command = service.log_command(
         service.label_of(folder, _default_folder()),
         str(folder),
-        Path.home(),
+        _home(),
         os.environ,
         lines,
         follow,
@@ -131,7 +132,7 @@ def install(joining: Joining, said: str | None, options: Alone, talk: Callable[[
         environment=service.kept(os.environ),
         folder=str(folder),
     )
-    done = service.install(wanted, Path.home(), os.environ)
+    done = service.install(wanted, _home(), os.environ)
     if options.json:
         say.data_json(done)
         return 0
@@ -219,10 +220,16 @@ def _not_running(folder: Path) -> Problem:
     )
 
 
-def _default_folder() -> Path:
-    from platformdirs import user_data_dir
+def _default_folder() -> Path | None:
+    """The folder whose service needs no suffix; None where this user has no such folder."""
+    try:
+        return default_data()
+    except Problem:
+        return None
 
-    return Path(user_data_dir("parhelion"))
+
+def _home() -> Path:
+    return at_home(lambda: str(Path.home()), "a user's services need one")
 
 
 def _long(seconds: int) -> str:

@@ -14,9 +14,14 @@ from parhelion.cli.durations import duration_ms
 from parhelion.cli.options import ADMIN, ALONE, CLIENT, Admin, Alone, Client, WrongUsage
 from parhelion.words import Problem
 
-app = App(name="nodes", help="Show the nodes of the running coordinator; invite or revoke some.")
+app = App(
+    name="nodes", help="Show the nodes of the running coordinator; invite, ban or drain some."
+)
 
-Peer = Annotated[str, Parameter(help="The node's peer id (12D3KooW…).")]
+Who = Annotated[
+    str, Parameter(name="NODE", help="The node: its peer id (12D3KooW…), or its name while shown.")
+]
+Why = Annotated[str | None, Parameter(help="Why; the node is told.")]
 
 
 @app.default
@@ -53,22 +58,38 @@ def invite(
 
 
 @app.command
-def revoke(
-    peer: Peer,
-    /,
-    *,
-    reason: Annotated[str | None, Parameter(help="Why; the node is told.")] = None,
-    client: Admin = ADMIN,
-) -> int:
-    """Refuse a node from now on; its running answers go elsewhere."""
-    body = {} if reason is None else {"reason": reason}
-    return _decide(client, peer, "revoke", body)
+def ban(node: Who, /, *, reason: Why = None, client: Admin = ADMIN) -> int:
+    """Refuse a node from now on; its running answers go elsewhere at once."""
+    return _decide(client, node, "ban", _said(reason=reason))
 
 
 @app.command
-def allow(peer: Peer, /, *, client: Admin = ADMIN) -> int:
-    """Let a node join without an invite, also one that was revoked."""
-    return _decide(client, peer, "allow", {})
+def allow(node: Who, /, *, client: Admin = ADMIN) -> int:
+    """Let a node join without an invite, also one that was banned."""
+    return _decide(client, node, "allow", {})
+
+
+@app.command
+def drain(
+    node: Who,
+    /,
+    *,
+    reason: Why = None,
+    within: Annotated[
+        str | None,
+        Parameter(help="How long running answers may stay before they move: 5s, 25s, 5m."),
+    ] = None,
+    client: Admin = ADMIN,
+) -> int:
+    """Give a node nothing new, let it finish, and keep it out until it is undrained."""
+    deadline_s = None if within is None else duration_ms(within) / 1000
+    return _decide(client, node, "drain", _said(reason=reason, deadline_s=deadline_s))
+
+
+@app.command
+def undrain(node: Who, /, *, client: Admin = ADMIN) -> int:
+    """Let a drained node come back; it asks every few seconds."""
+    return _decide(client, node, "undrain", {})
 
 
 @app.command
@@ -122,6 +143,7 @@ def succeed(
         raise WrongUsage(
             f"{file} holds no succession: {error}", "`parhelion nodes succession` prints one"
         ) from error
+    check_peer(old)
     return _decide(client, old, "succeed", record)
 
 
@@ -143,14 +165,44 @@ def check_peer(peer: str, what: str = "") -> None:
         ) from problem
 
 
-def _decide(client: Admin, peer: str, what: str, body: dict[str, Any]) -> int:
-    check_peer(peer)
+def peer_of(client: Admin, node: str) -> str:
+    """The peer id that is meant: itself, or that of the one node with this name."""
+    from parhelion.identity import public_of
+
+    try:
+        public_of(node)
+    except Problem as problem:
+        if node.startswith("12D3KooW"):
+            raise _no_node(node) from problem
+    else:
+        return node
+    found = [one["peer"] for one in listed(connect(client).get("/v1/nodes")) if one["name"] == node]
+    if len(found) > 1:
+        raise WrongUsage(f"{len(found)} nodes are called {node!r}", f"say which: {found[0]}")
+    if not found:
+        raise _no_node(node)
+    return str(found[0])
+
+
+def _no_node(node: str) -> WrongUsage:
+    return WrongUsage(
+        f"{node!r} is neither a peer id nor the name of a node that is shown",
+        "a peer id starts with 12D3KooW; `parhelion nodes` shows both",
+    )
+
+
+def _decide(client: Admin, node: str, what: str, body: dict[str, Any]) -> int:
+    peer = peer_of(client, node)
     answer = connect(client).command("POST", f"/v1/nodes/{escape(peer)}/{what}", body)
     if client.json:
         say.data_json(answer)
     else:
         say.data(f"{answer['state']} {answer['peer']}")
     return 0
+
+
+def _said(**fields: object) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _row(node: dict[str, Any]) -> tuple[str, ...]:
@@ -163,6 +215,15 @@ def _row(node: dict[str, Any]) -> tuple[str, ...]:
         "-" if rate is None else f"{rate:.1f}",
         str(node.get("served", 0)),
         str(node.get("failed", 0)),
-        ", ".join(node.get("models") or ["-"]),
+        ", ".join(_models(node)) or "-",
         str(node.get("peer", "-")),
     )
+
+
+def _models(node: dict[str, Any]) -> list[str]:
+    """The models of a node; the state of one that is not ready stands behind it."""
+    states = {one["model"]: one["state"] for one in node.get("model_states") or []}
+    return [
+        model if states.get(model, "ready") == "ready" else f"{model} ({states[model]})"
+        for model in node.get("models") or []
+    ]

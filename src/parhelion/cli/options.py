@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from parhelion.config import Config, load
+from parhelion.config import Config, default_data, load
 from parhelion.words import Problem, ProblemCode
 
 DATA_VARIABLE = "PARHELION_DATA"
@@ -65,9 +65,7 @@ class Options:
             return self.data
         if said := os.environ.get(DATA_VARIABLE):
             return Path(said)
-        from platformdirs import user_data_dir
-
-        return Path(user_data_dir("parhelion"))
+        return default_data()
 
     def settings(self, **overrides: dict[str, Any]) -> Config:
         """The settings by section: these options win over environment and file."""

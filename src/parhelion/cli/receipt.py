@@ -12,7 +12,6 @@ from parhelion.cli import say
 from parhelion.cli.client import connect, escape
 from parhelion.cli.nodes import check_peer
 from parhelion.cli.options import CLIENT, OFFLINE, Client, Offline
-from parhelion.cli.settled import letters_of
 from parhelion.words import Problem, ProblemCode
 
 if TYPE_CHECKING:
@@ -22,9 +21,6 @@ app = App(name="receipt", help="Show, verify or explain the receipt of an answer
 
 READ_LIMIT_BYTES = 32 * 1024 * 1024
 """Twice the largest evidence that can be checked."""
-
-KIN = ("req_", "hold_", "job_", "chatcmpl-", "cmpl-")
-"""Other ids of one request, as answers and histories show them."""
 
 STEPS = (
     ("source", "Deposit or grant"),
@@ -52,7 +48,7 @@ def show(
     client: Client = CLIENT,
 ) -> int:
     """Print a receipt of yours, or the evidence that opens it, as JSON; redirect it to a file."""
-    api, path = connect(client), f"/v1/receipts/{receipt_id(id)}"
+    api, path = connect(client), f"/v1/receipts/{escape(id)}"
     if evidence:
         say.data_json(api.get(f"{path}?evidence=1")["evidence"])
     else:
@@ -108,18 +104,12 @@ def explain(
     client: Client = CLIENT,
 ) -> int:
     """Tell from the ledger what an answer cost and why: grant, rate, tokens, debit, shares."""
-    answer = connect(client).get(f"/v1/receipts/{receipt_id(id)}/explain")
+    answer = connect(client).get(f"/v1/receipts/{escape(id)}/explain")
     if client.json:
         say.data_json(answer)
     else:
         say.data(story(answer))
     return 0
-
-
-def receipt_id(id: str) -> str:
-    """The receipt's id from any id of its request, escaped: they share their last letters."""
-    is_kin = id.startswith(KIN)
-    return escape(f"rcpt_{letters_of(id)}" if is_kin else id)
 
 
 def report(receipt: bytes, checks: tuple[Check, ...]) -> str:

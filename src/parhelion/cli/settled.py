@@ -17,14 +17,9 @@ SETTLE_WAIT_S = 5.0
 LOOK_AGAIN_S = 0.1
 
 
-def letters_of(id: str) -> str:
-    """What all ids of one request share: `chatcmpl-X`, `req_X`, `hold_X` and `rcpt_X` have X."""
-    return id.replace("-", "_", 1).rpartition("_")[2]
-
-
 def settled_usage(api: Api, answer: str, wait_s: float = SETTLE_WAIT_S) -> dict[str, Any] | None:
     """The usage of a stopped answer by its id, once it is settled; None if that takes too long."""
-    path = f"/v1/receipts/{escape('rcpt_' + letters_of(answer))}"
+    path = f"/v1/receipts/{escape(answer)}"
 
     def look() -> dict[str, Any] | None:
         try:

@@ -189,8 +189,10 @@ def tell_pool(has_own: bool) -> Callable[[Pool], None]:
 def news(before: Pool | None, now: Pool) -> str:
     """What changed among the nodes, in a line; a second one when it starts or stops to serve."""
     then = before.ready if before is not None else ()
-    came = [name for name in now.ready if name not in then]
-    left = [name for name in then if name not in now.ready]
+    known, here = frozenset(then), frozenset(now.ready)
+    # As sets: of thousands of nodes hundreds come at once.
+    came = [name for name in now.ready if name not in known]
+    left = [name for name in then if name not in here]
     count = f"{len(now.ready)} of {now.need}" if len(now.ready) <= now.need else f"{len(now.ready)}"
     lines = []
     if came:

@@ -9,7 +9,7 @@ from parhelion.coordinator.meter import Meter
 from parhelion.coordinator.metrics import Metrics
 from parhelion.coordinator.quote import quote
 from parhelion.coordinator.recovery import Recovered, recover
-from parhelion.coordinator.views import Health, NodeView
+from parhelion.coordinator.views import Health, ModelState, NodeView
 
 __all__ = [
     "Answer",
@@ -17,6 +17,7 @@ __all__ = [
     "Health",
     "Meter",
     "Metrics",
+    "ModelState",
     "NodeFeed",
     "NodeView",
     "NodesEvent",

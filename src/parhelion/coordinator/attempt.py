@@ -12,6 +12,7 @@ from parhelion.coordinator.isolate import CLEARED_IDS
 from parhelion.coordinator.pace import Pace
 from parhelion.coordinator.progress import Mark
 from parhelion.coordinator.registry import FULL_S
+from parhelion.coordinator.room import Room
 from parhelion.coordinator.session import Misbehaved, Session
 from parhelion.identity import operator_account
 from parhelion.ledger import TREASURY
@@ -173,9 +174,6 @@ class Attempt:
             took = len(relay.ids) - step.start
             self._pace.made(took, relay.last_id_s)
             self.late_ids = len(step.ids) - took
-            if self._clear is not None and len(relay.ids) >= self.start + CLEARED_IDS:
-                self._clear()
-                self._clear = None
         elif step.prefilled > self.prefilled:
             self.prefilled = step.prefilled
         if cut:
@@ -187,6 +185,10 @@ class Attempt:
             raise Misbehaved(f"an answer ended as {step.finish} before its end")
         elif step.finish is not None:
             self.fail(step.finish, "the engine gave up")
+        elif self._clear is not None and len(relay.ids) >= self.start + CLEARED_IDS:
+            # Not of an answer that ended with this step: who waits may have it moved.
+            clear, self._clear = self._clear, None
+            clear()
 
     def fail(self, code: str, message: str) -> None:
         """The node cannot go on; ids before count, and it still signs for them."""
@@ -294,14 +296,18 @@ class Attempt:
         node = self.session.node
         node.served += 1
         if self.relay.meter.finish is not None:
-            # A whole answer: whatever stood still at this node before, it works.
-            node.recover()
+            # A whole answer: whatever stood still at this engine before, it works.
+            self._room.recover()
             self._record.succeeded(self.relay.clock.monotonic_s())
         self._resolve(None)
 
     @property
+    def _room(self) -> Room:
+        return self.session.node.rooms[self.job.digest]
+
+    @property
     def _record(self) -> Record:
-        return self.session.node.rooms[self.job.digest].record
+        return self._room.record
 
     def _judge(self, code: str, message: str) -> Problem:
         problem = _problem(code, message)
@@ -347,9 +353,8 @@ class Attempt:
     def _release(self) -> None:
         if self._free is not None:
             free, self._free = self._free, None
-            room = self.session.node.rooms[self.job.digest]
             until_s = self.relay.clock.monotonic_s() + FULL_S
-            room.full_until_s = until_s if self.handed_back else None
+            self._room.full_until_s = until_s if self.handed_back else None
             free()
 
     def _fault(self, segment: Segment) -> str | None:

@@ -64,6 +64,8 @@ def next_state(state: Breaker, event: Event, now_s: float) -> Breaker:
     """The breaker after an event."""
     match state.phase, event:
         case Phase.CLOSED, Event.SUCCEEDED:
+            if not state.faults:
+                return state
             return Breaker(faults=max(0.0, state.faults - SUCCESS_WORTH))
         case Phase.CLOSED, Event.FAILED | Event.CRASHED:
             worth = 1.0 if event is Event.FAILED else CRASH_WORTH

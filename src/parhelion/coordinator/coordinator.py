@@ -14,6 +14,7 @@ from parhelion.coordinator.feed import NodeFeed
 from parhelion.coordinator.joining import Door
 from parhelion.coordinator.journal import Journal
 from parhelion.coordinator.metrics import Metrics
+from parhelion.coordinator.news import News
 from parhelion.coordinator.place import Places
 from parhelion.coordinator.prober import Prober
 from parhelion.coordinator.provider import Named
@@ -25,8 +26,8 @@ from parhelion.coordinator.serve import Service, Tokeniser, draining
 from parhelion.coordinator.session import Session, say_goodbye
 from parhelion.coordinator.settle import Settler
 from parhelion.coordinator.sweeper import Sweeper
-from parhelion.coordinator.views import Health, NodeView
-from parhelion.identity import Entropy, NodeAccess, NodeKey
+from parhelion.coordinator.views import Health, ModelState, NodeView
+from parhelion.identity import Entropy, NodeAccess, NodeKey, Whence
 from parhelion.ledger import Ledger
 from parhelion.link import Carrier, FromNode, LinkBroken
 from parhelion.models import Catalogue
@@ -44,9 +45,6 @@ LAST_SETTLING_S = 5.0
 
 EPOCH_BYTES = 4
 """Tells this process's event ids from an earlier one's; nothing secret."""
-
-WATCHERS_LIMIT = 4
-"""Parts of this program, not clients: those follow the feed."""
 
 REFUSALS = frozenset({ProblemCode.LINK_REFUSED, ProblemCode.FORBIDDEN})
 """What makes a node refused and not merely gone: it is not let in again by trying."""
@@ -90,7 +88,7 @@ class Coordinator:
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._visits: set[asyncio.Task[object]] = set()
-        self._watchers: list[Callable[[], None]] = []
+        self._news = News()
         self.registry = Registry(config.nodes, need, self._nodes_changed)
         self.registry.on_leave = self._remember
         self._roster = Roster(clock)
@@ -120,14 +118,14 @@ class Coordinator:
             named=self._named,
             affinity=self._affinity,
         )
-        self._own = frozenset(own) | ({fallback} if fallback else frozenset())
         self.prober = Prober(
             registry=self.registry,
             catalogue=catalogue,
             tokeniser=tokeniser,
             clock=clock,
             entropy=entropy,
-            own=self._own if config.nodes.probe else frozenset(),
+            own=(*own, *([fallback] if fallback else ())) if config.nodes.probe else (),
+            places=self.places,
             changed=self.registry.reassess,
         )
         self.sweeper = Sweeper(ledger, gate, self.service.holds)
@@ -150,24 +148,27 @@ class Coordinator:
         """
         return await self.service.serve(ask, credentials)
 
-    async def attend(self, carrier: Carrier[FromNode]) -> None:
+    async def attend(self, carrier: Carrier[FromNode], whence: Whence = "far") -> None:
         """One node's session, from its registration to its end."""
         visit = asyncio.current_task()
         assert visit is not None
         self._visits.add(visit)
         try:
-            await self._attend(carrier)
+            await self._attend(carrier, whence)
         finally:
             self._visits.discard(visit)
 
-    async def _attend(self, carrier: Carrier[FromNode]) -> None:
+    async def _attend(self, carrier: Carrier[FromNode], whence: Whence) -> None:
         try:
             if self._stopping:
                 raise draining()
-            node = await self.door.register(carrier, self._key.peer)
+            node = await self.door.register(carrier, self._key.peer, whence)
         except Problem as refusal:
-            log.warning("node refused: %s", refusal.message, extra={"node": carrier.peer})
-            if refusal.code in REFUSALS and self.registry.member(carrier.peer) is None:
+            # Who is told to come later asks again every few seconds: that is no news.
+            level = logging.DEBUG if refusal.code is ProblemCode.DRAINING else logging.WARNING
+            log.log(level, "node refused: %s", refusal.message, extra={"node": carrier.peer})
+            is_kept_out = refusal.code in REFUSALS or self.door.is_drained(carrier.peer)
+            if is_kept_out and self.registry.member(carrier.peer) is None:
                 self._roster.refused(carrier.peer, refusal.message)
                 self.feed.touch()
             await say_goodbye(carrier, refusal)
@@ -198,10 +199,16 @@ class Coordinator:
             self._roster.refused(node.peer, reason)
 
     def expel(self, peer: str, reason: str) -> None:
-        """End a node's session at once (its access was revoked); its jobs go elsewhere."""
+        """End a node's session at once (it was banned); its jobs go elsewhere."""
         member = self.registry.member(peer)
         if member is not None:
             member.end(ProblemCode.LINK_REFUSED, reason, "ask the pool's owner")
+
+    def send_away(self, peer: str, reason: str, deadline_s: float) -> None:
+        """Drain a node, if it is here: nothing new, and at the deadline its jobs go elsewhere."""
+        member = self.registry.member(peer)
+        if isinstance(member, Session):
+            member.send_away(reason, deadline_s)
 
     def health(self) -> Health:
         """Whether a prompt that names no model would be served now, by the default one."""
@@ -238,12 +245,12 @@ class Coordinator:
             fresh = {digest: offered[digest] for digest in offered.keys() - node.rooms.keys()}
             if fresh:
                 log.info("node serves more", extra={"node": node.peer, "digests": list(fresh)})
+                self.prober.meet_models(node, fresh)
                 self.registry.widen(node, fresh)
 
     def watch_nodes(self, look: Callable[[], None]) -> None:
-        """Call `look` whenever nodes came, went or changed, and at most heartbeats; for good."""
-        assert len(self._watchers) < WATCHERS_LIMIT, "who watches must not come and go"
-        self._watchers.append(look)
+        """Call `look` after nodes came, went or changed their state; for good."""
+        self._news.watch(look)
 
     async def drain(self, deadline_s: float) -> None:
         """Take nothing new; let running answers end, cut what is left after the deadline."""
@@ -265,6 +272,7 @@ class Coordinator:
             await self.drain(0.0)
         self._stopping = True
         self.feed.close()
+        self._news.close()
         for member in self.registry.members():
             member.end(ProblemCode.DRAINING, "the coordinator is stopping", "it may be back soon")
         for task in [*self._tasks, *self.service.live]:
@@ -293,14 +301,13 @@ class Coordinator:
     def _nodes_changed(self) -> None:
         self.places.nodes_changed()
         self.feed.touch()
-        for look in self._watchers:
-            look()
+        self._news.touch(self.registry.version)
 
-    def _move(self, node: Node) -> None:
-        """Take a node's jobs from it, to go on elsewhere."""
+    def _move(self, node: Node, digest: str) -> None:
+        """Take a model's jobs from a node, to go on elsewhere."""
         member = self.registry.member(node.peer)
         if isinstance(member, Session):
-            member.move()
+            member.move(digest)
 
     def _named(self) -> Iterator[Named]:
         """All that a client may name: who is here, and who was."""
@@ -312,11 +319,15 @@ class Coordinator:
 
     def _is_served(self, digest: str) -> bool:
         nodes = self.registry.nodes()
-        return any(digest in node.rooms for node in nodes if node.state == "ready")
+        return any(
+            digest in node.rooms and node.rooms[digest].standing()[0] == "ready"
+            for node in nodes
+            if node.state == "ready"
+        )
 
     def _view(self, node: Node) -> NodeView:
         card = node.card
-        offered = [self._catalogue.by_digest(digest) for digest in node.rooms]
+        states = tuple(self._model_states(node))
         is_full = node.slots_busy >= card.slots
         return NodeView(
             name=card.name,
@@ -324,7 +335,8 @@ class Coordinator:
             operator=node.operator,
             state="busy" if node.state == "ready" and is_full else node.state,
             reason=node.reason,
-            models=tuple(model.card.id for model in offered if model is not None),
+            models=tuple(one.model for one in states),
+            model_states=states,
             slots=card.slots,
             slots_busy=node.slots_busy,
             utilisation=node.slots_busy / card.slots,
@@ -340,6 +352,13 @@ class Coordinator:
             failed=node.failed,
             fallback=node.fallback,
         )
+
+    def _model_states(self, node: Node) -> Iterator[ModelState]:
+        for digest, room in node.rooms.items():
+            model = self._catalogue.by_digest(digest)
+            if model is not None:
+                state, reason = room.standing()
+                yield ModelState(model=model.card.id, state=state, reason=reason)
 
     def _show(self, metrics: Metrics) -> None:
         def in_state(state: str) -> float:

@@ -167,8 +167,10 @@ class NodeFeed:
         """Compare all nodes with what they were, and record what changed."""
         self._timer = None
         self._looked_s = asyncio.get_running_loop().time()
-        before, self._views = self._views, {view.peer: view for view in self._look()}
-        changed = tuple(view for peer, view in self._views.items() if before.get(peer) != view)
+        before = self._views
+        # What has not changed stays the same object: a slow reader's old event shares it.
+        self._views = {view.peer: _kept(before.get(view.peer), view) for view in self._look()}
+        changed = tuple(view for peer, view in self._views.items() if before.get(peer) is not view)
         removed = tuple(peer for peer in before if peer not in self._views)
         if not changed and not removed:
             return
@@ -186,3 +188,7 @@ class NodeFeed:
 
     def _id(self) -> str:
         return f"{self._epoch}-{self._number}"
+
+
+def _kept(before: NodeView | None, now: NodeView) -> NodeView:
+    return now if before is None or before != now else before

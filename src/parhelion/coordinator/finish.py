@@ -6,6 +6,7 @@ speed that the node has with one stream more; or, where all slots are busy, the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -61,6 +62,11 @@ class Work(Protocol):
     def output_tokens(self) -> int: ...
     @property
     def cached(self) -> Mapping[str, int]: ...
+
+
+def expected_rest(expected: int, ids_out: int) -> int:
+    """Ids to expect of an answer beyond those that are out; at least one."""
+    return max(1, math.ceil(LEFT_SHARE * expected), expected - ids_out)
 
 
 def finishes_s(free: Sequence[Server], work: Work) -> list[float]:

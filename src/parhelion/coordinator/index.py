@@ -46,6 +46,10 @@ class Ring:
             yield nodes[self._at]
 
 
+_NOBODY = Ring()
+"""The nodes of a model that none offers; nothing is ever added."""
+
+
 class Index:
     """Nodes by the digests that they offer; `free` holds those that may have a slot."""
 
@@ -55,11 +59,11 @@ class Index:
 
     def all(self, digest: str) -> Ring:
         """The nodes that offer a model."""
-        return self._all.get(digest) or Ring()
+        return self._all.get(digest, _NOBODY)
 
     def free(self, digest: str) -> Ring:
         """Those of them with a slot that is not reserved, whatever else speaks against them."""
-        return self._free.get(digest) or Ring()
+        return self._free.get(digest, _NOBODY)
 
     def add(self, node: Node) -> None:
         """A node came."""
@@ -78,7 +82,10 @@ class Index:
         has_slot = node.slots_busy < node.slots
         for digest, room in node.rooms.items():
             if has_slot and room.slots_busy < room.slots:
-                self._free.setdefault(digest, Ring()).add(node)
+                ring = self._free.get(digest)
+                if ring is None:
+                    ring = self._free[digest] = Ring()
+                ring.add(node)
             else:
                 _discard(self._free, digest, node)
 

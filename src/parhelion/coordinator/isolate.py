@@ -52,20 +52,24 @@ class Poison:
 
 
 class Isolation:
-    """Suspects that wait for a node of their own.
+    """Suspects that wait for an engine of their own.
 
-    An idle node is taken first. Where every node has work, and none is alone with a suspect (who
-    will be done soon), one takes no more jobs and its streams are moved: `move` is told which.
+    An idle one is taken first. Where every engine of a model has work, and none is alone with a
+    suspect (who will be done soon), one takes no more jobs and its streams are moved: `move` is
+    told the node and the model. A node's other models go on.
     """
 
-    def __init__(self, nodes: Callable[[], Iterable[Node]], move: Callable[[Node], None]) -> None:
+    def __init__(
+        self, nodes: Callable[[], Iterable[Node]], move: Callable[[Node, str], None]
+    ) -> None:
         self._nodes = nodes
         self._move = move
         self._waiting: list[Ticket] = []
-        self._closed: Node | None = None
+        self._closed: dict[str, Node] = {}
+        """At most one for each model that somebody waits for."""
 
     def join(self, ticket: Ticket) -> None:
-        """Wait for a node."""
+        """Wait for an engine."""
         self._waiting.append(ticket)
 
     def leave(self, ticket: Ticket) -> None:
@@ -79,36 +83,44 @@ class Isolation:
         return list(self._waiting)
 
     def serve(self, reserve: Callable[[Node, Ticket], None]) -> None:
-        """Give idle nodes to who waits; close one node to others where there is none."""
+        """Give idle engines to who waits; close one to others where there is none."""
         if not self._waiting:
             return
-        if self._closed is not None and self._closed not in list(self._nodes()):
-            self._closed = None
+        here = list(self._nodes())
+        self._closed = {digest: node for digest, node in self._closed.items() if node in here}
         for ticket in self.tickets():
             nodes = list(self._nodes())
             node = route.pick_idle(nodes, ticket.need, ticket.without, ticket.rather_without)
             if node is not None:
                 self._waiting.remove(ticket)
-                if self._closed is node:
-                    self._closed = None
+                if self._closed.get(ticket.need.digest) is node:
+                    del self._closed[ticket.need.digest]
                 reserve(node, ticket)
         self._open_again()
-        if self._waiting and self._closed is None:
-            self._close_one(self._waiting[0])
+        for ticket in self.tickets():
+            if ticket.need.digest not in self._closed:
+                self._close_one(ticket)
 
     def _close_one(self, ticket: Ticket) -> None:
+        digest = ticket.need.digest
         able = route.capable(self._nodes(), ticket.need, ticket.without)
-        if not able or any(node.alone for node in able):
+        if not able or any(node.rooms[digest].alone for node in able):
             return
-        node = min(able, key=lambda node: (node.slots_busy, node.peer))
-        self._closed = node
-        node.alone = True
-        self._move(node)
+        node = min(able, key=lambda node: _cost_of_closing(node, digest))
+        self._closed[digest] = node
+        node.rooms[digest].alone = True
+        self._move(node, digest)
 
     def _open_again(self) -> None:
-        if not self._waiting and self._closed is not None:
-            self._closed.alone = False
-            self._closed = None
+        wanted = {ticket.need.digest for ticket in self._waiting}
+        for digest in self._closed.keys() - wanted:
+            self._closed.pop(digest).rooms[digest].alone = False
+
+
+def _cost_of_closing(node: Node, digest: str) -> tuple[bool, int, str]:
+    """Streams that move; last of all a node whose slots other models hold: it frees none."""
+    running = node.rooms[digest].slots_busy
+    return running == 0, running, node.peer
 
 
 def poisonous() -> Problem:

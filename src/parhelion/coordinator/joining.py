@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection
 
 from parhelion.coordinator.registry import Node, Room, check_card
-from parhelion.identity import NodeAccess
+from parhelion.identity import NodeAccess, Whence
 from parhelion.link import Carrier, FromNode, Knock, NotTaken, Register, Welcome
 from parhelion.words import Clock, NodeCard, Problem, ProblemCode
 
@@ -44,7 +44,9 @@ class Door:
         self._heartbeat_s = heartbeat_s
         self.joining = 0
 
-    async def register(self, carrier: Carrier[FromNode], coordinator: str) -> Node | None:
+    async def register(
+        self, carrier: Carrier[FromNode], coordinator: str, whence: Whence = "far"
+    ) -> Node | None:
         """The node behind a fresh carrier, welcomed; Problem or LinkBroken when it is not.
 
         None for one that only knocked: it knows now that it may come.
@@ -55,7 +57,7 @@ class Door:
             )
         self.joining += 1
         try:
-            heard = await self._hear_card(carrier)
+            heard = await self._hear_card(carrier, whence)
             rooms = {} if heard is None else heard[1]
             welcome = Welcome(
                 coordinator=coordinator,
@@ -76,8 +78,8 @@ class Door:
         if heard is None:
             return None
         card = heard[0]
-        # Revoked while it was being welcomed: nobody could end a session that was not one yet.
-        self._access.refuse_ended(card.peer)
+        # Banned while it was being welcomed: nobody could end a session that was not one yet.
+        self._access.refuse_now(card.peer)
         now_s = self._clock.monotonic_s()
         return Node(
             card=card,
@@ -88,12 +90,16 @@ class Door:
             fallback=card.peer == self._fallback,
         )
 
+    def is_drained(self, peer: str) -> bool:
+        """Whether the pool's owner has drained this node."""
+        return self._access.drains.reason(peer) is not None
+
     async def _hear_card(
-        self, carrier: Carrier[FromNode]
+        self, carrier: Carrier[FromNode], whence: Whence
     ) -> tuple[NodeCard, dict[str, Room]] | None:
         message = await asyncio.wait_for(carrier.receive(), REGISTER_DEADLINE_S)
         if isinstance(message, Knock):
-            await self._access.consider(carrier.peer, message.invite)
+            await self._access.consider(carrier.peer, message.invite, whence)
             return None
         if not isinstance(message, Register):
             raise Problem(
@@ -104,8 +110,9 @@ class Door:
         check_clock(message.sent_at_ms, self._clock.now_ms())
         rooms = check_card(message.card, carrier.peer, self._known)
         # Consent comes last: an invite must not be spent on a card that is refused anyway.
+        self._access.refuse_now(carrier.peer)
         if carrier.peer != self._fallback:
-            await self._access.admit(carrier.peer, message.invite)
+            await self._access.admit(carrier.peer, message.invite, whence)
         return message.card, rooms
 
 

@@ -78,6 +78,8 @@ class Meter:
     @property
     def billable_tokens(self) -> int:
         """Completion tokens that no earlier run of the same request was billed for."""
+        if not self._unbilled_from:
+            return self.accepted - self.silent_ids
         fresh = max(0, self.accepted - self._unbilled_from)
         return max(0, fresh - (self.silent_ids - self._silent_before))
 

@@ -44,7 +44,7 @@ class Places:
         queue: Queue,
         clock: Clock,
         need: int,
-        move: Callable[[Node], None],
+        move: Callable[[Node, str], None],
     ) -> None:
         self._registry = registry
         self._queue = queue
@@ -99,9 +99,8 @@ class Places:
         ticket = Ticket(
             need, account, frozenset(without), loop.create_future(), rather_without, begun
         )
-        if not begun and (refusal := self.refusal(need, without)) is not None:
-            raise refusal
         if need.alone:
+            self._refuse_hopeless(ticket)
             self._isolation.join(ticket)
             self._isolation.serve(self._reserve)
         else:
@@ -124,9 +123,9 @@ class Places:
         node.release(need, self._clock.monotonic_s())
         self.serve_queue()
 
-    def clear(self, node: Node) -> None:
-        """The suspect that has this node to itself is none: others may come."""
-        node.alone = False
+    def clear(self, node: Node, digest: str) -> None:
+        """The suspect that has this node's engine to itself is none: others may come."""
+        node.rooms[digest].alone = False
         self.serve_queue()
 
     def nodes_changed(self) -> None:
@@ -194,14 +193,27 @@ class Places:
     def _take_or_join(self, ticket: Ticket) -> None:
         """A free node at once, where nobody is overtaken by it and no other is worth a wait."""
         digest = ticket.need.digest
-        node = self._pick_behind(ticket)
-        if node is not None and self._queue.ahead_of(ticket) >= self._sooner(node, ticket):
-            self._reserve(node, ticket)
-            return
+        open_to_it = ticket.begun or self._registry.complete()
+        node = self._pick_behind(ticket) if open_to_it else None
+        if node is not None:
+            sooner = self._sooner(node, ticket)
+            if not sooner or self._queue.ahead_of(ticket) >= sooner:
+                self._reserve(node, ticket)
+                return
+        # Who found a free node need not be told that there is none: it is asked only here.
+        self._refuse_hopeless(ticket)
         self._queue.join(ticket)
         if node is None and self._any_free(digest):
             # What those before it left for a faster node may be the best for the last in line.
             self._serve_model(digest)
+
+    def _refuse_hopeless(self, ticket: Ticket) -> None:
+        """Problem where nobody could ever serve it; who has begun waits for a node to come."""
+        if ticket.begun:
+            return
+        refusal = self.refusal(ticket.need, ticket.without)
+        if refusal is not None:
+            raise refusal
 
     def _pick_behind(self, ticket: Ticket) -> Node | None:
         """The best free node that nobody who waits before this ticket could take."""
@@ -219,9 +231,11 @@ class Places:
 
     def _sooner(self, node: Node, ticket: Ticket) -> int:
         """How many such tickets finish sooner when they leave this free node and wait."""
-        if ticket.begun or self._clock.monotonic_s() >= ticket.patient_until_s:
-            return 0
         everyone = self._registry.index.all(ticket.need.digest)
+        if len(everyone) == 1 or ticket.begun:
+            return 0
+        if self._clock.monotonic_s() >= ticket.patient_until_s:
+            return 0
         some = list(itertools.islice(everyone, BUSY_LIMIT))
         sooner = route.sooner_at_busy(node, some, ticket.need, ticket.without)
         return sooner * len(everyone) // max(1, len(some))
@@ -260,7 +274,8 @@ class Places:
         if ticket.rather_without is not None:
             rather = without | {ticket.rather_without}
             other = route.pick(self._free_for(ticket), need, rather, barred, everyone)
-            if other is not None:
+            # To rather have another node calls for no fallback: that serves where none could.
+            if other is not None and not other.fallback:
                 return other
         return route.pick(self._free_for(ticket), need, without, barred, everyone)
 

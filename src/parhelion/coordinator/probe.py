@@ -1,11 +1,12 @@
-"""A job of our own at a node: greedy ids to a fresh prompt, and when they came. Nobody pays."""
+"""A job of our own at a node: ids to a fresh prompt, and when they came. Nobody pays."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from parhelion.coordinator.attempt import NATURAL_ENDS
+from parhelion.coordinator.attempt import NATURAL_ENDS, SIGNATURE_WAIT_S
+from parhelion.coordinator.pace import Pace
 from parhelion.coordinator.progress import Mark
 from parhelion.coordinator.session import Misbehaved, Session
 from parhelion.link import Cut, Open
@@ -15,22 +16,38 @@ from parhelion.words import Clock, Job, Problem, ProblemCode, Segment, Step
 class Probe:
     """To the node it looks like any other job, so that it cannot serve probes better than users.
 
-    `over` resolves once: None when all ids are there, else why not. `first_id_s` and `last_id_s`
-    are on the clock that `opened_s` was read from.
+    `over` resolves once: None when its first `enough` ids are there, else why not. An answer that
+    is longer is left there, as clients leave; its slot is the node's until the node has stopped.
+    A probe that is `paced` is a sample of the node's speed.
     """
 
-    def __init__(self, session: Session, job: Job, clock: Clock, free: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        job: Job,
+        clock: Clock,
+        free: Callable[[], None],
+        *,
+        enough: int,
+        paced: bool,
+    ) -> None:
         self.job = job
         self.number = job.attempt
         self.session = session
         self.ids: list[int] = []
-        self.opened_s = clock.monotonic_s()
-        self.first_id_s: float | None = None
-        self.last_id_s = self.opened_s
         self.over: asyncio.Future[Problem | None] = asyncio.get_running_loop().create_future()
         self._clock = clock
         self._free: Callable[[], None] | None = free
+        self._enough = enough
         self._prefilled = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._last_s = clock.monotonic_s()
+        self._pace: Pace | None = None
+        if paced:
+            prompt, before = len(job.prompt_ids), len(job.output_ids)
+            self._pace = Pace(
+                session.node, job.digest, prompt + before, 0, before, clock.monotonic_s()
+            )
 
     def open(self) -> None:
         """Send it to the node."""
@@ -42,9 +59,7 @@ class Probe:
 
     def give_up(self) -> None:
         """Nobody waits for it any more."""
-        if not self.over.done():
-            self.session.send(Cut(job=self.job.job, attempt=self.number, n=len(self._output())))
-            self._end(Problem(ProblemCode.CANCELLED, "the probe was given up"))
+        self._leave(Problem(ProblemCode.CANCELLED, "the probe was given up"))
 
     # --- as the session sees it ---------------------------------------------------------------
 
@@ -65,17 +80,21 @@ class Probe:
 
     def take(self, step: Step) -> None:
         """A step of the engine; Misbehaved for ids that cannot be."""
+        if self.over.done():
+            return  # It was left; what the engine made meanwhile is nobody's.
         if step.ids:
             have = len(self._output())
             if step.start != have or have + len(step.ids) > self.job.max_tokens:
                 raise Misbehaved(f"ids from {step.start} on where {have} was next")
-            self.last_id_s = self._clock.monotonic_s()
-            if self.first_id_s is None:
-                self.first_id_s = self.last_id_s
+            self._last_s = self._clock.monotonic_s()
             self.ids.extend(step.ids)
+            if self._pace is not None:
+                self._pace.made(len(step.ids), self._last_s)
         self._prefilled = max(self._prefilled, step.prefilled)
         if step.finish in NATURAL_ENDS:
             self._end(None)
+        elif len(self.ids) >= self._enough:
+            self._leave(None)
         elif step.finish is not None:
             self.fail(step.finish, "the engine gave up")
 
@@ -84,7 +103,9 @@ class Probe:
         self._end(Problem(ProblemCode.ENGINE_FAILED, f"{code}: {message}"))
 
     def signed(self, segment: Segment) -> None:
-        """Nobody is billed, so nobody needs the signature."""
+        """It has stopped. Nobody is billed, so nobody needs the signature itself."""
+        if self.over.done():
+            self._forget()
 
     def stall(self, problem: Problem) -> None:
         """It stands still."""
@@ -101,12 +122,30 @@ class Probe:
     def _output(self) -> tuple[int, ...]:
         return (*self.job.output_ids, *self.ids)
 
-    def _end(self, problem: Problem | None) -> None:
+    def _leave(self, problem: Problem | None) -> None:
         if self.over.done():
             return
+        self._close(problem)
+        self.session.send(Cut(job=self.job.job, attempt=self.number, n=len(self._output())))
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(SIGNATURE_WAIT_S, self._forget)
+
+    def _end(self, problem: Problem | None) -> None:
+        if not self.over.done():
+            self._close(problem)
+        self._forget()
+
+    def _close(self, problem: Problem | None) -> None:
+        if self._pace is not None:
+            self._pace.close(self._last_s, 0)
+        self.over.set_result(problem)
+
+    def _forget(self) -> None:
+        """The node is done with it: its slot is free."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self.session.attempts.get(self.job.job) is self:
             del self.session.attempts[self.job.job]
         if self._free is not None:
             free, self._free = self._free, None
             free()
-        self.over.set_result(problem)

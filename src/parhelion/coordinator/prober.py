@@ -1,9 +1,10 @@
-"""Probes of nodes (DESIGN 5, L1 of DESIGN 9): at join and when idle, timed, and compared.
+"""Probes of nodes (DESIGN 5, L1 of DESIGN 9): at join and now and then, timed, and compared.
 
-A probe is a fresh prompt, answered greedily. Its ids are compared with what the pool's own engine
-says after the same ids; who serves another model, a cut context or noise gets no paid work. The
-own engine is the fallback's or the local node's; a pool without one proves nothing, sends no
-probes, and learns speed from service alone.
+A probe is a fresh question whose ids are compared with what the pool's own engine says after the
+same ids; who serves another model, a cut context or noise gets no paid work. At join it comes
+alone, then with full slots; later it stands in the queue like anybody's prompt, so it finds the
+node as users do, idle or busy. The own engine is the fallback's or the local node's; a pool
+without one proves nothing, sends no probes, and learns speed from service alone.
 """
 
 from __future__ import annotations
@@ -11,15 +12,25 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from heapq import nsmallest
+from operator import itemgetter
 from typing import Protocol
 
-from parhelion.coordinator.compare import Tally, Verdict, agree, tolerance
+import msgspec
+
+from parhelion.coordinator.compare import Tally, Verdict, tolerance
+from parhelion.coordinator.judge import compare
+from parhelion.coordinator.own import OwnEngines, standing_of
+from parhelion.coordinator.place import Places
 from parhelion.coordinator.probe import Probe
+from parhelion.coordinator.provider import Choice
+from parhelion.coordinator.questions import LONGEST_SENTENCES, Question, draw
 from parhelion.coordinator.registry import Node, Registry, Room
-from parhelion.coordinator.route import Need
+from parhelion.coordinator.route import Need, has_place
 from parhelion.coordinator.session import Session
 from parhelion.identity import Entropy
 from parhelion.link import Standing
@@ -28,30 +39,54 @@ from parhelion.words import (
     Ask,
     Clock,
     Job,
-    Message,
     Problem,
     ProblemCode,
-    SamplerParams,
     kin,
     mint,
 )
 
 log = logging.getLogger("parhelion.coordinator")
 
-PROBE_IDS = 24
-"""Two or three probes decide, and each is half a second of a small machine."""
-
 PROBED = ("ready", "measuring", "refused")
 """States of nodes that are there and would answer."""
 
 PROBE_LINE = "probe"
-"""Whose turn a probe takes at the tokeniser host: an account of its own; none has this name."""
+"""Whose turn a probe takes at the tokeniser host and in the queue: an account of its own; none has
+this name."""
+
+PLACE_WAIT_S = 60.0
+"""For a slot of a node that is full; its turn comes as one account's among those that wait."""
+
+JOIN_SENTENCES = 6
+"""Who joins waits for its first comparison: questions are short then, and of any length later."""
+
+CROWD_S = 6.0
+"""What the prefill of probes that fill a node's slots may take, at the speed just measured: a slow
+node gets fewer at once, and its speed with full slots shows in service."""
+
+CROWD_LIMIT = 32
+"""Probes at once however fast it is: of more slots, so many show how speed is shared."""
+
+CROWD_UNKNOWN = 4
+"""As many where the first question was too short to measure prefill."""
+
+CROWD_TOKENS = 64
+"""Of a question of one sentence, template included."""
+
+CROWD_COMPARED = 2
+"""Of those answers, drawn after they came: a node cannot know which."""
+
+CROWD_SENTENCES = 1
+"""On a slow machine the prefill of all of them takes longer than the answers."""
 
 PROBES_AT_ONCE = 4
 """Each takes one slot of the own engine for a moment; a hundred nodes that join take a minute."""
 
+PROBES_WAITING = 16
+"""Beside those: probes that wait for a slot of a full node keep nobody who joins waiting."""
+
 DEADLINE_S = 30.0
-"""For one probe: a node that takes longer for a hundred tokens and 24 ids is not of use."""
+"""For one probe: a node that takes longer for some hundred tokens and 40 ids is not of use."""
 
 AGAIN_S = 600.0
 """Between probes of a node that passed; random by half, so that none can be waited for."""
@@ -64,19 +99,6 @@ LOOK_S = 1.0
 
 FAILURES_LIMIT = 3
 """Probes in a row without an answer: then the node gets no paid work until one has."""
-
-SHORT_SENTENCES, LONG_SENTENCES = 4, 40
-"""Every third prompt is long: an engine that keeps only the end of its context answers otherwise.
-"""
-
-_WORDS = (
-    "river lamp garden winter engine letter market bridge violin copper harbour pencil orchard "
-    "window thunder carpet needle island mirror candle saddle barley tunnel feather anchor meadow "
-    "hammer blanket lantern kettle marble compass willow basket chimney ladder cabin pepper shadow "
-    "silver canvas falcon pillow granite ribbon cellar turnip wagon beacon cobbler"
-)
-WORDS = tuple(_WORDS.split())
-"""Drawn anew for every probe: fifty words in four places a sentence are not learned by heart."""
 
 
 class Tokeniser(Protocol):
@@ -107,30 +129,40 @@ class Prober:
         clock: Clock,
         entropy: Entropy,
         own: Collection[str],
+        places: Places,
         changed: Callable[[Node], None],
     ) -> None:
         self._registry = registry
+        self._places = places
         self._catalogue = catalogue
         self._tokeniser = tokeniser
         self._clock = clock
         self._entropy = entropy
-        self._own = own
+        self._own = OwnEngines(registry, own)
+        self._told: dict[str, Standing] = {}
         self._changed = changed
         self._trials: dict[tuple[str, str], Trial] = {}
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._waiting = 0
         self._joined = asyncio.Event()
 
     def meet(self, node: Node) -> None:
         """A node has joined: a stranger gets no paid work before its first comparison."""
         self.forget(node)
-        for digest, room in node.rooms.items():
-            if node.peer not in self._own and self._own_session(digest) is not None:
-                room.barred = "its ids are being compared"
-                room.measuring = True
+        self.meet_models(node, node.rooms)
+
+    def meet_models(self, node: Node, rooms: Mapping[str, Room]) -> None:
+        """These models of a node are new to the pool; before it gives any work for them."""
+        if node.peer in self._own:
+            self._own.met(node, rooms)
+        else:
+            for digest, room in rooms.items():
+                self._own.bar(digest, room)
         self._joined.set()
 
     def forget(self, node: Node) -> None:
         """A node left: when it comes back it is a stranger again."""
+        self._told.pop(node.peer, None)
         for digest in node.rooms:
             self._trials.pop((node.peer, digest), None)
 
@@ -138,6 +170,7 @@ class Prober:
         """Probe until cancelled."""
         try:
             while True:
+                self._review()
                 self._start_due()
                 self._joined.clear()
                 with contextlib.suppress(TimeoutError):
@@ -149,26 +182,47 @@ class Prober:
             if self._running:
                 await asyncio.wait(self._running.values())
 
-    def _start_due(self) -> None:
-        now_s = self._clock.monotonic_s()
+    def _review(self) -> None:
+        """Own engines come and go: who is not compared yet hears what it waits for."""
         for member in self._registry.members():
-            if not isinstance(member, Session) or member.node.peer in self._own:
-                continue
-            for digest, room in member.node.rooms.items():
-                key = member.node.peer, digest
-                if len(self._running) >= PROBES_AT_ONCE:
-                    return
-                if self._own_session(digest) is None:
-                    continue
-                due_s = self._trials[key].due_s if key in self._trials else 0.0
-                if key not in self._running and due_s <= now_s:
-                    self._start(member, digest, room, key)
+            if isinstance(member, Session) and any(
+                room.measuring for room in member.node.rooms.values()
+            ):
+                if self._own.review(member.node):
+                    self._changed(member.node)
+                self._tell(member)
 
-    def _start(self, session: Session, digest: str, room: Room, key: tuple[str, str]) -> None:
-        if session.node.state not in PROBED or room.slots_busy >= room.slots:
+    def _start_due(self) -> None:
+        """Start what is due, as many as may run; who was never compared goes before all others."""
+        free = PROBES_AT_ONCE - len(self._running) + min(self._waiting, PROBES_WAITING)
+        if free <= 0 or not self._own:
             return
-        if not room.measuring and session.node.slots_busy:
-            return  # Due, and busy: its users come first.
+        # In the order of joining those that are due again would come first, for ever: with more
+        # nodes than probes in AGAIN_S the last ones would never be compared.
+        for _due_s, session, digest in nsmallest(free, self._due(), key=itemgetter(0)):
+            self._start(session, digest)
+
+    def _due(self) -> Iterator[tuple[float, Session, str]]:
+        """Since when a probe is due, at which node and for which model, where one can begin."""
+        now_s = self._clock.monotonic_s()
+        compared: dict[str, bool] = {}
+        for member in self._registry.members():
+            node = member.node
+            if not isinstance(member, Session) or node.peer in self._own:
+                continue
+            for digest, room in node.rooms.items():
+                trial = self._trials.get((node.peer, digest))
+                due_s = 0.0 if trial is None else trial.due_s
+                if due_s > now_s or (node.peer, digest) in self._running:
+                    continue
+                if digest not in compared:
+                    compared[digest] = self._own.session(digest) is not None
+                if compared[digest] and _is_able(node, room):
+                    yield due_s, member, digest
+
+    def _start(self, session: Session, digest: str) -> None:
+        key = session.node.peer, digest
+        room = session.node.rooms[digest]
         task = asyncio.create_task(self._test(session, digest, room, key), name="probe")
         self._running[key] = task
         task.add_done_callback(partial(self._ended, key))
@@ -190,86 +244,115 @@ class Prober:
             trial = self._trials[key] = Trial(Tally(tolerance("", "")), 0.0)
         trial.probes += 1
         try:
-            long = trial.probes % 3 == 0
-            prompt_ids = await self._prompt(model, LONG_SENTENCES if long else SHORT_SENTENCES)
-            if long and len(prompt_ids) + PROBE_IDS > self._room_tokens(room, digest):
-                prompt_ids = await self._prompt(model, SHORT_SENTENCES)
-            job = self._job(digest, prompt_ids, ())
-            theirs = await self._ids_of(session, job, room)
+            longest = JOIN_SENTENCES if room.measuring else LONGEST_SENTENCES
+            question, job = await self._draw(model, room, longest)
+            theirs = await self._ids_of(session, job, question.ids)
         except Problem as problem:
             self._failed(session, room, trial, problem)
             return
         trial.failures = 0
-        await self._judge(session, room, trial, job, theirs)
+        if await self._judge(session, trial, job, theirs):
+            if trial.tally.verdict is Verdict.SAME and _shows_only_one(room):
+                await self._crowd(session, room, trial, model)
+            self._conclude(session, room, trial)
 
-    async def _judge(
-        self, session: Session, room: Room, trial: Trial, job: Job, theirs: tuple[int, ...]
-    ) -> None:
-        own = self._own_session(job.digest)
-        now_s = self._clock.monotonic_s()
+    async def _judge(self, session: Session, trial: Trial, job: Job, theirs: Sequence[int]) -> bool:
+        """Compare these ids; False where our own engine could not say."""
+        own = self._own.session(job.digest)
         if own is None:
-            # Nothing to compare with: measured, and not proven.
-            self._admit(session, room, trial)
-            return
+            return True  # It went away meanwhile: measured, and not proven.
         trial.tally.tolerance = tolerance(session.node.card.backend, own.node.card.backend)
         try:
-            await self._compare(own, job, theirs, trial.tally)
+            await compare(partial(self._own_ids, own), job, theirs, trial.tally)
         except Problem as problem:
             log.warning("own engine did not answer a probe", extra={"cause": str(problem)})
-            trial.due_s = now_s + RETRY_S
-            return
-        match trial.tally.verdict:
-            case Verdict.OPEN:
-                trial.due_s = 0.0
-                self._joined.set()
-            case Verdict.SAME:
-                self._admit(session, room, trial)
-            case Verdict.FOREIGN:
-                self._refuse(session, room, trial, trial.tally.words)
+            trial.due_s = self._clock.monotonic_s() + RETRY_S
+            return False
+        return True
 
-    async def _compare(self, own: Session, job: Job, theirs: tuple[int, ...], tally: Tally) -> None:
-        """Our engine after the same ids, from each difference on anew."""
-        at = 0
-        while at < len(theirs) and tally.verdict is not Verdict.FOREIGN:
-            asked = self._job(job.digest, job.prompt_ids, theirs[:at])
-            room = own.node.rooms[job.digest]
-            ours = await self._ids_of(own, asked, room)
-            same = agree(theirs[at:], ours)
-            ended_alike = at + same == len(theirs)
-            tally.add(same + (not ended_alike), int(not ended_alike))
-            at += same + 1
+    def _conclude(self, session: Session, room: Room, trial: Trial) -> None:
+        verdict = trial.tally.verdict
+        if verdict is Verdict.FOREIGN:
+            self._refuse(session, room, trial, trial.tally.words)
+        elif verdict is Verdict.SAME or not self._own.compares(_digest_of(session, room)):
+            self._admit(session, room, trial)
+        else:
+            trial.due_s = 0.0
+            self._joined.set()
 
-    async def _ids_of(self, session: Session, job: Job, room: Room) -> tuple[int, ...]:
+    async def _crowd(self, session: Session, room: Room, trial: Trial, model: Model) -> None:
+        """Fill the node's slots once, to see its speed and whether it answers as when alone.
+
+        A node that does not manage its own slots is no liar: it is measured in service.
+        """
+        drawn = [await self._draw(model, room, CROWD_SENTENCES) for _ in range(_crowd_size(room))]
+        answers = await asyncio.gather(
+            *(self._ids_of(session, job, question.ids) for question, job in drawn),
+            return_exceptions=True,
+        )
+        good: list[tuple[Job, Sequence[int]]] = []
+        for (_question, job), ids in zip(drawn, answers, strict=True):
+            if isinstance(ids, Problem):
+                log.info("no answer with full slots", extra={"cause": str(ids)})
+            elif isinstance(ids, BaseException):
+                raise ids
+            else:
+                good.append((job, ids))
+        for job, ids in self._dice().sample(good, min(len(good), CROWD_COMPARED)):
+            await self._judge(session, trial, job, ids)
+
+    async def _own_ids(self, own: Session, job: Job) -> Sequence[int]:
+        # A node runs no two jobs of one name; under the same scope the prompt is cached.
+        fresh = msgspec.structs.replace(job, job=self._job_id())
+        return await self._ids_of(own, fresh, job.max_tokens)
+
+    async def _ids_of(self, session: Session, job: Job, enough: int) -> tuple[int, ...]:
         """Run a job at a node and time it; Problem when it does not answer in time."""
-        need = Need(job.digest, len(job.prompt_ids), job.max_tokens)
-        node = session.node
-        alone = node.slots_busy == 0
-        node.reserve(need, self._clock.monotonic_s())
-        free = partial(self._release, node, need)
-        probe = Probe(session, job, self._clock, free)
+        need = Need(
+            job.digest,
+            len(job.prompt_ids),
+            job.max_tokens,
+            choice=Choice(only=frozenset({session.node.peer})),
+        )
+        free = await self._reserve(session, need)
+        # A second look at the same prompt finds it cached, and says nothing of speed.
+        paced = not job.output_ids
+        probe = Probe(session, job, self._clock, free, enough=enough, paced=paced)
         probe.open()
         try:
             async with asyncio.timeout(DEADLINE_S):
-                fault = await probe.over
+                # Shielded: a wait that is given up would take the future along, and the slot.
+                fault = await asyncio.shield(probe.over)
         except TimeoutError:
             raise _late() from None
         finally:
             probe.give_up()
         if fault is not None:
             raise fault
-        if alone and probe.first_id_s is not None and not job.output_ids:
-            room.speed.probed(
-                prompt_tokens=len(job.prompt_ids),
-                first_id_s=probe.first_id_s - probe.opened_s,
-                ids=len(probe.ids) - 1,
-                rest_s=probe.last_id_s - probe.first_id_s,
-                streams=1,
-            )
-        return tuple(probe.ids)
+        return tuple(probe.ids[:enough])
 
-    def _release(self, node: Node, need: Need) -> None:
-        node.release(need, self._clock.monotonic_s())
-        self._changed(node)
+    async def _reserve(self, session: Session, need: Need) -> Callable[[], None]:
+        """Take a slot, now or in turn like anybody's prompt; returns what gives it back."""
+        node = session.node
+        if node.rooms[need.digest].barred is not None or has_place(node, need):
+            node.reserve(need, self._clock.monotonic_s())
+            return partial(self._places.free, node, need)
+        ticket = self._places.place(need, PROBE_LINE, PLACE_WAIT_S)
+        self._waiting += 1
+        try:
+            got = await ticket.got
+        except asyncio.CancelledError:
+            self._places.leave(ticket)
+            if not ticket.got.cancelled() and ticket.got.exception() is None:
+                self._places.free(ticket.got.result(), need)
+            raise
+        finally:
+            self._waiting -= 1
+        free = partial(self._places.free, got, need)
+        if got is not node or session.ended:
+            free()
+            raise Problem(ProblemCode.NODE_LOST, "the node left before its probe was sent")
+        return free
 
     def _failed(self, session: Session, room: Room, trial: Trial, problem: Problem) -> None:
         trial.failures += 1
@@ -289,7 +372,7 @@ class Prober:
         if trial.tally.verdict is not Verdict.OPEN:
             trial.tally = Tally(trial.tally.tolerance)
         if was_barred is not None:
-            self._tell(session, None)
+            self._tell(session)
             self._changed(session.node)
 
     def _refuse(self, session: Session, room: Room, trial: Trial, reason: str) -> None:
@@ -297,55 +380,80 @@ class Prober:
         room.barred, room.measuring = reason, False
         trial.due_s = self._clock.monotonic_s() + AGAIN_S
         trial.tally = Tally(trial.tally.tolerance)
-        self._tell(session, reason)
+        self._tell(session)
         self._changed(session.node)
 
-    def _tell(self, session: Session, reason: str | None) -> None:
-        """Its operator reads why it earns nothing, or that it does again."""
-        session.send(Standing(paid_work=reason is None, reason=reason))
-
-    def _own_session(self, digest: str) -> Session | None:
-        for member in self._registry.members():
-            node = member.node
-            if node.peer in self._own and node.state == "ready" and digest in node.rooms:
-                return member if isinstance(member, Session) else None
-        return None
+    def _tell(self, session: Session) -> None:
+        """Its operator reads why it earns nothing, or that it does again; once each."""
+        standing = standing_of(session.node)
+        if not session.ended and self._told.get(session.node.peer) != standing:
+            self._told[session.node.peer] = standing
+            session.send(standing)
 
     def _room_tokens(self, room: Room, digest: str) -> int:
         """Tokens of the largest probe that both engines can hold."""
-        own = self._own_session(digest)
+        own = self._own.session(digest)
         limit = room.largest_tokens
         return limit if own is None else min(limit, own.node.rooms[digest].largest_tokens)
 
-    async def _prompt(self, model: Model, sentences: int) -> tuple[int, ...]:
-        words = [WORDS[byte % len(WORDS)] for byte in self._entropy(4 * sentences)]
-        lines = [
-            f"The {a} stood by the {b}, and nobody moved the {c} from the {d}."
-            for a, b, c, d in zip(*[iter(words)] * 4, strict=True)
-        ]
-        text = " ".join([*lines, "Continue this story in your own words."])
-        request = mint("req", self._clock.now_ms(), self._entropy(10))
-        messages = (Message(role="user", content=text),)
-        return await self._tokeniser.prepare(
-            model,
-            Ask(request=request, dialect="chat", model=model.card.id, messages=messages),
-            PROBE_LINE,
-        )
+    async def _draw(self, model: Model, room: Room, longest: int) -> tuple[Question, Job]:
+        """A fresh question as a job; a shorter one where the first does not fit."""
+        while True:
+            question = draw(self._dice(), longest)
+            request = mint("req", self._clock.now_ms(), self._entropy(10))
+            ask = Ask(
+                request=request, dialect="chat", model=model.card.id, messages=question.messages
+            )
+            prompt_ids = await self._tokeniser.prepare(model, ask, PROBE_LINE)
+            left = self._room_tokens(room, model.card.digest) - len(prompt_ids)
+            if left >= question.ids or longest == 1:
+                most = max(1, min(question.max_tokens, left))
+                return question, self._job(model.card.digest, prompt_ids, question, most)
+            longest = max(1, longest // 2)
 
-    def _job(self, digest: str, prompt_ids: tuple[int, ...], output_ids: tuple[int, ...]) -> Job:
-        request = mint("req", self._clock.now_ms(), self._entropy(10))
+    def _job(
+        self, digest: str, prompt_ids: tuple[int, ...], question: Question, max_tokens: int
+    ) -> Job:
         return Job(
-            job=kin("job", request),
+            job=self._job_id(),
             attempt=1,
             digest=digest,
             cache_scope=self._entropy(16).hex(),
             prompt_ids=prompt_ids,
-            output_ids=output_ids,
-            params=SamplerParams(temperature=0.0),
+            params=question.params,
             seed=int.from_bytes(self._entropy(8), "big"),
-            max_tokens=PROBE_IDS,
+            max_tokens=max_tokens,
             opening=self._entropy(32),
         )
+
+    def _job_id(self) -> str:
+        return kin("job", mint("req", self._clock.now_ms(), self._entropy(10)))
+
+    def _dice(self) -> random.Random:
+        return random.Random(int.from_bytes(self._entropy(16), "big"))
+
+
+def _is_able(node: Node, room: Room) -> bool:
+    """Whether a probe may begin there now, or wait for its turn where the node takes paid work."""
+    if node.state not in PROBED or room.failed is not None:
+        return False
+    return room.barred is None or room.slots_busy < room.slots
+
+
+def _shows_only_one(room: Room) -> bool:
+    """Whether its first comparison is done, and its speed beside others never was measured."""
+    return room.measuring and not room.speed.knows_shared and _crowd_size(room) > 1
+
+
+def _crowd_size(room: Room) -> int:
+    """Probes at once that fill the slots, or as many as a slow node reads in CROWD_S."""
+    rate = room.speed.prefill_tokens_per_s
+    most = CROWD_UNKNOWN if rate is None else int(CROWD_S * rate / CROWD_TOKENS)
+    return min(room.slots - room.slots_busy, most, CROWD_LIMIT)
+
+
+def _digest_of(session: Session, room: Room) -> str:
+    return next(digest for digest, one in session.node.rooms.items() if one is room)
 
 
 def _late() -> Problem:

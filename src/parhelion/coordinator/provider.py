@@ -16,6 +16,9 @@ from parhelion.words import Problem, ProblemCode, ProviderPreferences
 NAMES_TOLD = 8
 """Unknown names that an error repeats; a client that sent more has the list itself."""
 
+ALIKE = 1.05
+"""Measured values within 5 % are the same, as they are for the router's own estimate."""
+
 HINT = "GET /v1/nodes shows each node's name, peer and operator"
 
 
@@ -30,11 +33,17 @@ class Named(Protocol):
     def operator(self) -> str: ...
 
 
+class Pace(Protocol):
+    """How fast a node makes ids for one model."""
+
+    def step_s(self, streams: int) -> float | None: ...
+
+
 class Measured(Protocol):
-    """What was measured of a node for one model; None until it was."""
+    """What was measured of a node for one model; `first_id_s` is None until it was."""
 
     @property
-    def tokens_per_s(self) -> float | None: ...
+    def speed(self) -> Pace: ...
     @property
     def first_id_s(self) -> float | None: ...
 
@@ -47,12 +56,14 @@ class Candidate(Protocol):
     @property
     def fallback(self) -> bool: ...
     @property
+    def slots_busy(self) -> int: ...
+    @property
+    def price_micro(self) -> int: ...
+    @property
     def rooms(self) -> Mapping[str, Measured]: ...
 
 
 Seat = TypeVar("Seat", bound=Candidate)
-Rank = tuple[int, float]
-"""Place in `order`, then the measured value: the lowest is wanted most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +92,17 @@ class Choice:
         return not node.fallback or self.only is not None
 
     def wanted(self, nodes: Sequence[Seat], digest: str) -> Sequence[Seat]:
-        """Those of these nodes that the client wants most; all of them when it does not care."""
-        if not self.order and self.sort in (None, "price"):
-            return nodes
-        ranks = [self._rank(node, digest) for node in nodes]
-        best = min(ranks, default=None)
-        return [node for node, rank in zip(nodes, ranks, strict=True) if rank == best]
+        """Those of these nodes that the client wants most; all of them when it does not care.
 
-    def _rank(self, node: Candidate, digest: str) -> Rank:
-        return self._place(node.peer), self._measure(node.rooms[digest])
+        Among several the router's own score decides.
+        """
+        if self.order:
+            nodes = _least(nodes, [self._place(node.peer) for node in nodes])
+        if self.sort == "price":
+            return _least(nodes, [node.price_micro for node in nodes])
+        if self.sort is not None:
+            return _least(nodes, [self._measure(node, digest) for node in nodes], ALIKE)
+        return nodes
 
     def _place(self, peer: str) -> int:
         for place, peers in enumerate(self.order):
@@ -97,16 +110,25 @@ class Choice:
                 return place
         return len(self.order)
 
-    def _measure(self, seen: Measured) -> float:
-        """Lower is better; a node that was not measured comes after those that were.
+    def _measure(self, node: Candidate, digest: str) -> float:
+        """Seconds, so that less is better; a node that was not measured comes after all others.
 
-        "price" ranks nothing: a model has one rate in this pool, whichever node serves it.
+        Throughput is what this one stream would get now, not what a node makes of all together.
         """
+        room = node.rooms[digest]
         if self.sort == "throughput":
-            return -(seen.tokens_per_s or 0.0)
-        if self.sort == "latency":
-            return math.inf if seen.first_id_s is None else seen.first_id_s
-        return 0.0
+            seconds = room.speed.step_s(node.slots_busy + 1)
+        else:
+            seconds = room.first_id_s
+        return math.inf if seconds is None else seconds
+
+
+def _least(nodes: Sequence[Seat], values: Sequence[float], alike: float = 1.0) -> Sequence[Seat]:
+    """The nodes with the least value, and those whose values are like it."""
+    if not nodes:
+        return nodes
+    limit = min(values) * alike
+    return [node for node, value in zip(nodes, values, strict=True) if value <= limit]
 
 
 def choose(preferences: ProviderPreferences | None, known: Iterable[Named]) -> Choice | None:

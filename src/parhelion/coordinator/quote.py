@@ -43,7 +43,9 @@ def quote(
 def _check_ids(ask: Ask, card: ModelCard, prompt_ids: Sequence[int]) -> None:
     if not prompt_ids:
         raise _invalid("the prompt has no tokens", "prompt", "send at least one character")
-    if min(prompt_ids) < 0 or max(prompt_ids) >= card.n_vocab:
+    # Those that our own tokeniser made of a text are the vocabulary's: 450 take 20 microseconds.
+    is_text = ask.messages is not None or isinstance(ask.prompt, str)
+    if not is_text and (min(prompt_ids) < 0 or max(prompt_ids) >= card.n_vocab):
         raise _invalid(f"token ids of {card.id} are 0 to {card.n_vocab - 1}", "prompt", FOREIGN_IDS)
     for token, _bias in ask.params.logit_bias:
         if not 0 <= token < card.n_vocab:

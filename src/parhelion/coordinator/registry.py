@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from parhelion.config import NodesConfig
-from parhelion.coordinator.breaker import Record
 from parhelion.coordinator.index import Index
+from parhelion.coordinator.room import Room
 from parhelion.coordinator.route import Need
-from parhelion.coordinator.speed import WEIGHT, Speed
 from parhelion.identity import is_derived_name, node_name, operator_account
 from parhelion.words import NodeCard, Problem, ProblemCode
 
@@ -31,59 +30,8 @@ KV_LIMIT_TOKENS = SLOTS_LIMIT * 1_048_576
 PAST_LIMIT = 4096
 """Nodes that left and are remembered as they were measured: coming back washes nobody clean."""
 
-TRIAL_PAUSE_S = 30.0
-TRIAL_PAUSE_LIMIT_S = 960.0
-"""How long a node at which a job stood still gets none, before one job may show that it works
-again: twice as long after each trial that failed, since a trial costs somebody six seconds."""
-
 FULL_S = 1.0
 """How long a model gets no job at a node that handed one back, unless another job ends there."""
-
-
-@dataclass(slots=True)
-class Room:
-    """What a node offers for one model, and how much of it is reserved."""
-
-    context: int
-    slots: int
-    kv_tokens: int
-    slots_busy: int = 0
-    kv_busy: int = 0
-    full_until_s: float | None = None
-    prefill_tokens: int = 0
-    """Of the open jobs whose first id is not there yet."""
-    ids_out: int = 0
-    """Of all running answers together, so far."""
-    barred: str | None = None
-    """Why it gets no paid work: its probes are not done, or not as the model's own would be."""
-    measuring: bool = False
-    """Its first probe is to come or under way."""
-    first_id_s: float | None = None
-    """Measured: from sending a job to its first id."""
-    kept: float = 1.0
-    """Share of what we took to be cached that was; engines forget sooner than we do."""
-    record: Record = field(default_factory=Record)
-    speed: Speed = field(init=False)
-    largest_tokens: int = field(init=False)
-    """The largest request that it can hold."""
-
-    def __post_init__(self) -> None:
-        self.speed = Speed(self.slots)
-        self.largest_tokens = min(self.context, self.kv_tokens)
-
-    @property
-    def tokens_per_s(self) -> float | None:
-        """The most ids a second of all streams together that was measured."""
-        return self.speed.tokens_per_s
-
-    def note_first_id(self, waited_s: float) -> None:
-        """Fold one job's wait for its first id into the measured one."""
-        known = self.first_id_s
-        self.first_id_s = waited_s if known is None else known + WEIGHT * (waited_s - known)
-
-    def note_cached(self, expected: int, found: int) -> None:
-        """Fold what one job found of the cached tokens that it could expect into the share."""
-        self.kept += WEIGHT * (min(1.0, found / expected) - self.kept)
 
 
 @dataclass(eq=False, slots=True)
@@ -97,16 +45,10 @@ class Node:
     idle_since_s: float
     state: str = "ready"
     reason: str | None = None
-    engine_fault: str | None = None
-    stuck: str | None = None
-    stalls: int = 0
-    trial_from_s: float = 0.0
     leaving: str | None = None
     slots_busy: int = 0
     fallback: bool = False
     """The coordinator's own: it serves when no other can, and what it earns is the treasury's."""
-    alone: bool = False
-    """Its one job, or the next one, has it to itself."""
     price_micro: int = 0
     """What its operator asks beside the pool's rate; the same for all until operators may ask."""
     served: int = 0
@@ -132,27 +74,6 @@ class Node:
     def operator(self) -> str:
         """Who earns with it."""
         return operator_account(self.peer)
-
-    def stall(self, reason: str, now_s: float) -> None:
-        """A job stood still: no job for a while, then one on trial."""
-        if self.stuck is None or now_s >= self.trial_from_s:
-            # More jobs that stand still at the same time are no further failure.
-            pause_s = TRIAL_PAUSE_S * 2.0 ** min(self.stalls, 16)
-            self.trial_from_s = now_s + min(TRIAL_PAUSE_LIMIT_S, pause_s)
-            self.stalls += 1
-        self.stuck = reason
-        self._take_at_once(1)
-
-    def recover(self) -> None:
-        """It works: whatever stood still before is over."""
-        if self.stuck is not None:
-            self._take_at_once(self.card.slots)
-        self.stuck, self.stalls = None, 0
-
-    def _take_at_once(self, slots: int) -> None:
-        self.slots = slots
-        if self.on_slots is not None:
-            self.on_slots(self)
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -188,8 +109,8 @@ class Node:
         if self.slots_busy == 0:
             self.idle_since_s = now_s
         self.slots_busy += 1
-        self.alone = need.alone
         room = self.rooms[need.digest]
+        room.alone = need.alone
         room.slots_busy += 1
         room.kv_busy += need.kv_tokens
         if self.on_slots is not None:
@@ -199,10 +120,10 @@ class Node:
         """Give them back."""
         self._count(now_s)
         self.slots_busy -= 1
-        if need.alone and not self.slots_busy:
-            self.alone = False
         room = self.rooms[need.digest]
         room.slots_busy -= 1
+        if need.alone and not room.slots_busy:
+            room.alone = False
         room.kv_busy -= need.kv_tokens
         assert room.slots_busy >= 0 and room.kv_busy >= 0, "a reservation was given back twice"
         if self.slots_busy == 0:
@@ -290,16 +211,18 @@ def state_of(node: Node, now_s: float, limits: NodesConfig) -> tuple[str, str | 
         return "gone", f"silent for {silent_s:.1f} s"
     if node.leaving is not None:
         return "draining", node.leaving
-    if node.engine_fault is not None:
-        return "failed", node.engine_fault
-    if node.stuck is not None and now_s < node.trial_from_s:
-        return "failed", node.stuck
-    if node.rooms and all(room.barred for room in node.rooms.values()):
-        room = next(iter(node.rooms.values()))
-        return ("measuring" if room.measuring else "refused"), room.barred
+    standings = [room.standing() for room in node.rooms.values()]
+    out = [standing for standing in standings if standing[0] != "ready"]
+    if out and len(out) == len(standings):
+        # One that may be probed still is no failed node: its other models are met meanwhile.
+        return min(out, key=lambda standing: standing[0] == "failed")
     if silent_s >= limits.suspect_s:
         return "suspect", f"silent for {silent_s:.1f} s"
-    return "ready", None if node.stuck is None else f"on trial: {node.stuck}"
+    if out:
+        worst, reason = max(out, key=lambda standing: standing[0] == "failed")
+        count = sum(state == worst for state, _reason in out)
+        return "ready", f"{count} of {len(standings)} models {worst}: {reason}"
+    return "ready", next((reason for _state, reason in standings if reason is not None), None)
 
 
 class Registry:
@@ -317,6 +240,8 @@ class Registry:
         self.version = 0
         """Counts what changes who could serve: members, their states, breakers that let one try."""
         self._complete = False
+        self._by_fallback = False
+        self._counted = -1
 
     def nodes(self) -> Iterable[Node]:
         """Every registered node."""
@@ -366,6 +291,9 @@ class Registry:
     def refresh(self, node: Node, now_s: float) -> None:
         """Bring a node's state up to date after it was heard."""
         before = node.state
+        has_changed = False
+        for digest, room in node.rooms.items():
+            has_changed |= _note_fault(node, digest, room, now_s)
         node.state, node.reason = state_of(node, now_s, self._limits)
         if node.state != before:
             log.info(
@@ -373,10 +301,10 @@ class Registry:
                 node.state,
                 extra={"node": node.peer, "was": before, "reason": node.reason},
             )
+            has_changed = True
+        self.version += has_changed
         self.complete()
-        if node.state != before:
-            self._changed()
-        elif node.state == "ready":
+        if has_changed or node.state == "ready":
             self._on_change()
 
     def reassess(self, node: Node) -> None:
@@ -397,7 +325,7 @@ class Registry:
             if state == "gone":
                 member.end(ProblemCode.LINK_BROKEN, f"the node was {reason}")
                 continue
-            if state != node.state:
+            if state != node.state or _is_over(node, now_s):
                 self.refresh(node, now_s)
             self._end_pauses(node, now_s)
             member.look(now_s)
@@ -428,11 +356,32 @@ class Registry:
         It stays complete when nodes leave: while one is there, prompts are still served. With a
         fallback engine nobody has to wait for nodes.
         """
-        if not self._complete:
+        if not self._complete and self._counted != self.version:
+            # Once a change: of thousands of heartbeats a second none may count all nodes.
+            self._counted = self.version
             self._complete = self.ready_count() >= self._need
-        return self._complete or any(
-            node.fallback and node.state == "ready" for node in self.nodes()
-        )
+            self._by_fallback = any(
+                node.fallback and node.state == "ready" for node in self.nodes()
+            )
+        return self._complete or self._by_fallback
+
+
+def _note_fault(node: Node, digest: str, room: Room, now_s: float) -> bool:
+    """Bring what is wrong with one model's engine up to date; whether it failed or is back."""
+    was, room.failed = room.failed, room.fault(now_s)
+    if (was is None) == (room.failed is None):
+        return False
+    word = "failed" if room.failed is not None else "back"
+    extra = {"node": node.peer, "digest": digest, "reason": room.failed}
+    log.info("engine is %s", word, extra=extra)
+    return True
+
+
+def _is_over(node: Node, now_s: float) -> bool:
+    """Whether some model's pause has ended since the node was looked at."""
+    return any(
+        room.failed is not None and room.fault(now_s) is None for room in node.rooms.values()
+    )
 
 
 def _refused(message: str) -> Problem:

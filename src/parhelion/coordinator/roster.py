@@ -45,6 +45,7 @@ class Roster:
             view,
             state="gone",
             reason=reason,
+            model_states=(),
             slots_busy=0,
             utilisation=None,
             left_at_ms=now_ms,
@@ -52,14 +53,23 @@ class Roster:
         self._put(self._gone, gone, GONE_KEPT)
 
     def refused(self, peer: str, reason: str) -> None:
-        """A proven peer was not let in; of what it says of itself nothing is repeated."""
+        """A proven peer was not let in; of what it says of itself nothing is repeated.
+
+        One that asks again for the same answer stays as it is shown, for as long as it asks.
+        """
         now_ms = self._clock.now_ms()
         known = self._gone.pop(peer, None)
         if known is not None:
-            view = msgspec.structs.replace(
-                known[0], state="refused", reason=reason, left_at_ms=now_ms
-            )
+            view = known[0]
+            if (view.state, view.reason) != ("refused", reason):
+                view = msgspec.structs.replace(
+                    view, state="refused", reason=reason, left_at_ms=now_ms
+                )
             self._put(self._gone, view, GONE_KEPT)
+            return
+        stranger = self._refused.get(peer)
+        if stranger is not None and stranger[0].reason == reason:
+            self._put(self._refused, stranger[0], REFUSED_KEPT)
             return
         view = NodeView(
             name=node_name(peer),

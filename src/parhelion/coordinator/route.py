@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeVar
 
 from parhelion.coordinator.breaker import Phase
-from parhelion.coordinator.finish import Desk, finishes_s, sooner_elsewhere
+from parhelion.coordinator.finish import Desk, expected_rest, finishes_s, sooner_elsewhere
 from parhelion.coordinator.provider import Choice
 
 LIVE = ("ready", "suspect")
@@ -34,6 +34,12 @@ class RoomState(Desk, Protocol):
     @property
     def barred(self) -> str | None: ...
     @property
+    def failed(self) -> str | None: ...
+    @property
+    def stuck(self) -> str | None: ...
+    @property
+    def alone(self) -> bool: ...
+    @property
     def first_id_s(self) -> float | None: ...
     @property
     def tokens_per_s(self) -> float | None: ...
@@ -53,8 +59,6 @@ class NodeState(Protocol):
     @property
     def slots_busy(self) -> int: ...
     @property
-    def alone(self) -> bool: ...
-    @property
     def fallback(self) -> bool: ...
     @property
     def price_micro(self) -> int: ...
@@ -69,7 +73,7 @@ Seat = TypeVar("Seat", bound=NodeState)
 class Need:
     """What one attempt takes: a model, and room for prompt and output together.
 
-    `alone`: in a batch of its own, so the whole node. `choice`: what its client said of nodes.
+    `alone`: in a batch of its own, so the whole engine. `choice`: what its client said of nodes.
     `expected_tokens`: the output to expect, where that is known. `cached`: tokens of the prompt
     that a node holds, by peer. `max_price_micro`: no node that asks more.
     """
@@ -82,6 +86,21 @@ class Need:
     expected_tokens: int | None = None
     cached: Mapping[str, int] = field(default_factory=dict[str, int], compare=False)
     max_price_micro: int | None = None
+
+    def resumed(self, ids_out: int) -> Need:
+        """What is left of it elsewhere: the ids that are out are prefilled, and made no more.
+
+        The room that it takes stays the same.
+        """
+        assert 0 <= ids_out < self.max_tokens, "an answer with all its ids is not resumed"
+        return replace(
+            self,
+            prompt_tokens=self.prompt_tokens + ids_out,
+            max_tokens=self.max_tokens - ids_out,
+            expected_tokens=None
+            if self.expected_tokens is None
+            else expected_rest(self.expected_tokens, ids_out),
+        )
 
     @property
     def output_tokens(self) -> int:
@@ -105,6 +124,7 @@ def is_able(node: NodeState, need: Need, without: Collection[str] = ()) -> bool:
     return (
         room is not None
         and room.barred is None
+        and room.failed is None
         and node.state in LIVE
         and need.kv_tokens <= room.largest_tokens
         and room.record.breaker.phase is not Phase.OPEN
@@ -117,7 +137,8 @@ def is_able(node: NodeState, need: Need, without: Collection[str] = ()) -> bool:
 def has_place(node: NodeState, need: Need) -> bool:
     """Whether an able node has a slot and the KV tokens free now, as far as we and it know.
 
-    Half-open it has one place, for the job that shows whether it works again.
+    Half-open, or after a job stood still, it has one place, for the job that shows whether it works
+    again.
     """
     room = node.rooms[need.digest]
     return (
@@ -126,8 +147,11 @@ def has_place(node: NodeState, need: Need) -> bool:
         and room.slots_busy < room.slots
         and room.kv_busy + need.kv_tokens <= room.kv_tokens
         and room.full_until_s is None
-        and not node.alone
-        and (room.record.breaker.phase is Phase.CLOSED or room.slots_busy == 0)
+        and not room.alone
+        and (
+            room.slots_busy == 0
+            or (room.record.breaker.phase is Phase.CLOSED and room.stuck is None)
+        )
     )
 
 
@@ -241,7 +265,7 @@ def sooner_at_busy(
         other
         for other in nodes
         if not other.fallback and is_able(other, need, without) and not has_place(other, need)
-        and other.state == "ready" and not other.alone
+        and other.state == "ready" and not other.rooms[need.digest].alone
     ]  # fmt: skip
     return sooner_elsewhere(node, busy, need) if busy else 0
 
@@ -249,11 +273,13 @@ def sooner_at_busy(
 def pick_idle(
     nodes: Iterable[Seat], need: Need, without: Collection[str], rather_without: str | None
 ) -> Seat | None:
-    """A node without any work, whoever it is kept for, or None."""
+    """A node whose engine for this model has no work, whoever it is kept for, or None."""
     idle = [
         node
         for node in capable(nodes, need, without)
-        if node.state == "ready" and node.slots_busy == 0
+        if node.state == "ready"
+        and node.rooms[need.digest].slots_busy == 0
+        and node.slots_busy < node.slots
     ]
     return min(idle, key=lambda node: (node.peer == rather_without, node.peer), default=None)
 
@@ -265,8 +291,9 @@ def largest_tokens(
     sizes = [
         node.rooms[digest].largest_tokens
         for node in nodes
-        if node.state in ("ready", "suspect")
+        if node.state in LIVE
         and digest in node.rooms
+        and node.rooms[digest].failed is None
         and (choice is None or choice.allows(node))
     ]
     return max(sizes, default=None)

@@ -258,14 +258,16 @@ class Service:
         if relay.ids:
             # Its answer has begun, so its deadline was met; now the client waits for the rest.
             wait_s = self._resume_wait_s
+            need = need.resumed(len(relay.ids))
         if course.alone:
             need = replace(need, alone=True)
             wait_s = max(wait_s, ALONE_WAIT_S)
         _check_still_wanted(relay)
         job = relay.job
-        held = self._affinity.cached(job.cache_scope, job.digest, (*job.prompt_ids, *relay.ids))
+        ids = (*job.prompt_ids, *relay.ids) if relay.ids else job.prompt_ids
+        held = self._affinity.cached(job.cache_scope, job.digest, ids)
         ticket = self._places.place(
-            replace(need, cached=held),
+            replace(need, cached=held) if held else need,
             line_of(order.grant.account, order.address),
             wait_s,
             without=course.shunned,
@@ -288,7 +290,7 @@ class Service:
     async def _attempt(
         self, relay: Relay, request: Request, node: Node, number: int, alone: bool
     ) -> Problem | None:
-        need = replace(request.need, alone=alone)
+        need = replace(request.need, alone=True) if alone else request.need
         free = partial(self._places.free, node, need)
         session = self._registry.member(node.peer)
         if not isinstance(session, Session) or session.node is not node or session.ended:
@@ -300,7 +302,7 @@ class Service:
         placement = Placement(
             job=job.job, attempt=number, pipeline=(node.peer,), kv_tokens=need.kv_tokens
         )
-        clear = partial(self._places.clear, node) if alone else None
+        clear = partial(self._places.clear, node, job.digest) if alone else None
         attempt = Attempt(relay, job, placement, session, free, clear)
         relay.attempts.append(attempt)
         attempt.open()

@@ -23,12 +23,18 @@ from parhelion.link import (
     Standing,
     Steps,
 )
-from parhelion.words import Clock, Problem, ProblemCode, Segment, Step
+from parhelion.words import Clock, NodeCard, Problem, ProblemCode, Segment, Step
 
 log = logging.getLogger("parhelion.coordinator")
 
+LEAVE_GRACE_S = 3.0
+"""A drained node hands back what is left at its deadline, signs it and says goodbye; then room."""
+
 ENGINE_READY = "ready"
 """The word of a Heartbeat for an engine that takes work."""
+
+FAULT_LIMIT_CHARS = 200
+"""Of what a node says is wrong: a sentence."""
 
 Outgoing = Open | Cut | Drain | Standing
 
@@ -69,6 +75,7 @@ class Session:
         self._registry = registry
         self._clock = clock
         self._progress = Progress()
+        self._leave_by_s: float | None = None
         self._end: asyncio.Future[Problem] = asyncio.get_running_loop().create_future()
 
     @property
@@ -114,15 +121,32 @@ class Session:
         for attempt in attempts.values():
             attempt.lost(problem)
 
+    def send_away(self, reason: str, deadline_s: float) -> None:
+        """Ask the node to finish and leave; who has not left soon after the deadline is sent off.
+
+        From here on it gets nothing new, whatever it does about the message.
+        """
+        self.node.leaving = reason
+        self._leave_by_s = self._clock.monotonic_s() + deadline_s + LEAVE_GRACE_S
+        self.send(Drain(reason=reason, deadline_s=deadline_s))
+        if not self.ended:
+            self._registry.reassess(self.node)
+
     def look(self, now_s: float) -> None:
         """Take jobs that stand still from the node, which then gets none for a while."""
         node = self.node
+        if self._leave_by_s is not None and now_s >= self._leave_by_s:
+            self.end(ProblemCode.DRAINING, f"{node.leaving}, and it did not leave by itself")
+            return
+        if not self.attempts:
+            return  # Most nodes of a large pool, at every sweep.
         limit_s = still_limit_s(node.tokens_per_s, node.slots_busy)
         stuck = self._progress.look(self.attempts, limit_s, now_s)
         if not stuck:
             return
         reason = f"no progress on a job for {limit_s:.0f} s"
-        node.stall(reason, now_s)
+        for digest in {attempt.digest for attempt in stuck}:
+            node.rooms[digest].stall(reason, now_s)
         self._registry.refresh(node, now_s)
         problem = Problem(
             ProblemCode.NODE_LOST, f"the node serving this made {reason}", retry_after_s=1
@@ -130,10 +154,11 @@ class Session:
         for attempt in stuck:
             attempt.stall(problem)
 
-    def move(self) -> None:
-        """Take all jobs from the node, which is not at fault; they go on elsewhere."""
+    def move(self, digest: str) -> None:
+        """Take a model's jobs from the node, which is not at fault; they go on elsewhere."""
         for attempt in list(self.attempts.values()):
-            attempt.move()
+            if attempt.digest == digest:
+                attempt.move()
 
     async def run(self) -> None:
         """Hear the node until the session ends; then say why and close."""
@@ -181,13 +206,12 @@ class Session:
     def _hear_rest(self, message: FromNode) -> None:
         match message:
             case Heartbeat():
-                fault = message.reason or message.engine
-                if message.engine != ENGINE_READY:
-                    self.node.engine_fault = fault[:200]
-                elif self.node.engine_fault is not None:
-                    # It came back from a fault of its own, so what stood still then is over too.
-                    self.node.engine_fault = None
-                    self.node.recover()
+                faults = engine_faults(message, self.node.card)
+                for digest, room in self.node.rooms.items():
+                    if digest not in faults and room.engine_fault is not None:
+                        # Back from a fault of its own: what stood still then is over too.
+                        room.recover()
+                    room.engine_fault = faults.get(digest)
                 self._registry.refresh(self.node, self.node.heard_s)
             case Signed(segment=segment):
                 if attempt := self._attempt(segment.job, segment.attempt):
@@ -211,6 +235,28 @@ class Session:
             return attempt
         self.dropped += 1
         return None
+
+
+def engine_faults(beat: Heartbeat, card: NodeCard) -> dict[str, str]:
+    """What is wrong with which of a node's engines, by digest; Misbehaved where it cannot be.
+
+    A model that the pool does not take is spoken of like the others; one that was never offered,
+    or one spoken of twice, is not, so there are no more than the MODELS_LIMIT of a card.
+    """
+    if not beat.engines:
+        fault = _fault(beat.engine, beat.reason)
+        return {} if fault is None else {model.digest: fault for model in card.models}
+    if len(beat.engines) > len(card.models):
+        raise Misbehaved(f"{len(beat.engines)} engines for {len(card.models)} models")
+    offered = {model.digest for model in card.models}
+    if len({one.digest for one in beat.engines} & offered) < len(beat.engines):
+        raise Misbehaved("it speaks twice of an engine, or of one that it never offered")
+    faults = {one.digest: _fault(one.state, one.reason) for one in beat.engines}
+    return {digest: fault for digest, fault in faults.items() if fault is not None}
+
+
+def _fault(state: str, reason: str | None) -> str | None:
+    return None if state == ENGINE_READY else (reason or state or "no state")[:FAULT_LIMIT_CHARS]
 
 
 async def say_goodbye(carrier: Carrier[FromNode], cause: Problem) -> None:

@@ -61,6 +61,11 @@ class Speed:
         seen = [streams / step_s for streams, step_s in self._points()]
         return max(seen, default=None)
 
+    @property
+    def knows_shared(self) -> bool:
+        """Whether more than one stream at once was ever measured."""
+        return self._shared is not None or (self.slots > 1 and self._full_s is not None)
+
     def step_s(self, streams: int) -> float | None:
         """Seconds between two ids of one stream while so many run; None: nothing is measured.
 
@@ -75,18 +80,6 @@ class Speed:
             return None
         step_s = self._known[streams] = _along(points, streams)
         return step_s
-
-    def probed(
-        self, *, prompt_tokens: int, first_id_s: float, ids: int, rest_s: float, streams: int
-    ) -> None:
-        """A probe: a fresh prompt's first id came after `first_id_s`, `ids` more in `rest_s`.
-
-        `streams` ran together all the time. Prompts that ran together were prefilled together, and
-        whose first id is whose turn nobody knows: then only decode is measured.
-        """
-        if streams == 1:
-            self.prefilled(prompt_tokens, first_id_s)
-        self.decoded(ids, rest_s, streams)
 
     def prefilled(self, tokens: int, seconds: float) -> None:
         """So many tokens, none of them cached and no other prompt before them, took so long."""

@@ -25,13 +25,26 @@ REPORTED = ("version", "device", "backend", "slots")
 """What a node says of itself: shown, never believed."""
 
 
+class ModelState(Record, frozen=True, kw_only=True):
+    """How one model fares at its node, where each runs on an engine of its own.
+
+    `failed`: its engine does not run, or a job stood still there; `measuring` and `refused`: its
+    answers are not proven yet, or are not the model's own.
+    """
+
+    model: str
+    state: Literal["ready", "failed", "measuring", "refused"]
+    reason: str | None = None
+
+
 class NodeView(Record, frozen=True, kw_only=True):
     """A node as the coordinator sees it; None is what nobody knows, or not yet.
 
     `reported` names the fields that are the node's own word; `tokens_per_s`, `first_id_s` (from a
     job to its first id) and `success_rate` (over `samples` jobs) are measured. `utilisation` is
     the share of its slots at work. `fallback`: it is the coordinator's own, and serves only when
-    no other can. `left_at_ms`: since when it is gone, or when it was refused.
+    no other can. `left_at_ms`: since when it is gone, or when it was refused. `model_states` has
+    each of `models` while the node is here: it serves those that are ready.
     """
 
     name: str
@@ -40,6 +53,7 @@ class NodeView(Record, frozen=True, kw_only=True):
     state: str
     reason: str | None
     models: tuple[str, ...]
+    model_states: tuple[ModelState, ...] = ()
     slots: int | None
     slots_busy: int | None
     utilisation: float | None = None

@@ -22,8 +22,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from platformdirs import user_cache_dir
-
+from parhelion.config import default_cache
 from parhelion.engines import prove as proof
 from parhelion.engines.prove import Findings
 from parhelion.engines.toolchain import SDIST_SHA256, VERSION, Recipe, recipe
@@ -135,7 +134,7 @@ def _build_and_prove(steps: Steps, how: Recipe, *, native: bool, again: bool) ->
 
 def cache_folder(how: Recipe) -> Path:
     """Where the wheel and the build's log live; one folder a recipe, never shared by machines."""
-    return Path(user_cache_dir("parhelion")) / "engine" / how.key
+    return default_cache() / "engine" / how.key
 
 
 def cached_wheel(how: Recipe) -> Path | None:

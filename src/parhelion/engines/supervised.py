@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
@@ -45,6 +46,9 @@ log = logging.getLogger("parhelion.engines")
 
 class EngineHost:
     """An Engine whose model lives in a child process; see `protocol.Engine`."""
+
+    module: ClassVar[str] = "parhelion.engines.host"
+    """What the child runs; a bench has another, to compare builds."""
 
     def __init__(
         self,
@@ -223,7 +227,7 @@ class EngineHost:
         self._gone.clear()
         self._child = await Child.start(
             "engine",
-            "parhelion.engines.host",
+            self.module,
             (str(self._path), self._digest, msgspec.json.encode(self._config).decode()),
             on_frame=self._on_frame,
             on_exit=self._on_exit,

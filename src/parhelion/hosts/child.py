@@ -48,6 +48,8 @@ class Child:
         self._process = process
         self._stderr: deque[str] = deque(maxlen=STDERR_KEPT_LINES)
         self._tasks: list[asyncio.Task[None]] = []
+        self._unsent: list[bytes] = []
+        self._loop = asyncio.get_running_loop()
         self.ended = asyncio.Event()
 
     @classmethod
@@ -89,16 +91,20 @@ class Child:
     def send(self, body: bytes) -> None:
         """Queue one frame; ChildGone when the child has ended.
 
-        The pipe's own buffer is bounded by what callers have in flight: each caller sends one
-        request and waits for its answer.
+        Frames of one turn of the loop leave together: a write to a pipe wakes the child, and that
+        costs more than all else here. What waits, here and in the pipe's own buffer, is bounded by
+        what callers have in flight: each caller sends one request and waits for its answer.
         """
         stdin = self._process.stdin
         if stdin is None or stdin.is_closing() or self.ended.is_set():
             raise self._gone()
-        stdin.write(len(body).to_bytes(LENGTH_BYTES, "little") + body)
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(len(body).to_bytes(LENGTH_BYTES, "little") + body)
 
     async def stop(self, grace_s: float = 2.0) -> None:
         """Close the pipe (a child of ours ends on that), then kill after `grace_s`."""
+        self._flush()
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
@@ -111,6 +117,13 @@ class Child:
         """End the child at once; on_exit follows."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+
+    def _flush(self) -> None:
+        """Write what waits; of a child that has ended meanwhile `on_exit` tells."""
+        unsent, self._unsent = self._unsent, []
+        stdin = self._process.stdin
+        if unsent and stdin is not None and not stdin.is_closing():
+            stdin.write(b"".join(unsent))
 
     async def _has_ended(self, wait_s: float) -> bool:
         with contextlib.suppress(TimeoutError):

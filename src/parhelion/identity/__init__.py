@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from parhelion.identity.access import NodeAccess
+from parhelion.identity.access import Mode, NodeAccess, Whence, banned_words
 from parhelion.identity.accounts import Accounts
 from parhelion.identity.certificate import Certificate, pinned, read_certificate
+from parhelion.identity.drains import DRAIN_DEADLINE_S, DRAIN_LIMIT_S, REASON_LIMIT_CHARS
 from parhelion.identity.invites import Invites
 from parhelion.identity.keys import Keys, KeyView, is_ours
 from parhelion.identity.names import is_derived_name, node_name
@@ -24,17 +25,23 @@ from parhelion.identity.succession import Succession, succeed
 from parhelion.identity.tables import MIGRATIONS
 
 __all__ = [
+    "DRAIN_DEADLINE_S",
+    "DRAIN_LIMIT_S",
     "MIGRATIONS",
+    "REASON_LIMIT_CHARS",
     "Accounts",
     "Certificate",
     "Entropy",
     "Invites",
     "KeyView",
     "Keys",
+    "Mode",
     "NodeAccess",
     "NodeKey",
     "Succession",
+    "Whence",
     "admin_key",
+    "banned_words",
     "bytes_of",
     "is_derived_name",
     "is_ours",

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Literal, TypeVar
 
+from parhelion.identity.drains import REASON_LIMIT_CHARS, Drains
 from parhelion.identity.invites import Invites, spent_problem
 from parhelion.identity.peers import public_of
 from parhelion.identity.succession import Succession, check
 from parhelion.store import Refused, Statement, Store
 from parhelion.words import Clock, Problem, ProblemCode
 
-Mode = Literal["open", "invite", "list"]
-State = Literal["admitted", "allowed", "revoked", "succeeded"]
+T = TypeVar("T")
 
-REASON_LIMIT_CHARS = 200
+Mode = Literal["open", "near", "invite", "list"]
+State = Literal["admitted", "allowed", "banned", "succeeded"]
 
-# A revoked or succeeded peer stays what it is, also when the decision fell while we waited.
+Whence = Literal["near", "far"]
+"""Whether a peer's connection comes from this machine, straight and not through a proxy."""
+
+BANNED_HINT = "ask the pool's owner: `parhelion nodes allow` lets it in again"
+
+# A banned or succeeded peer stays what it is, also when the decision fell while we waited.
 _ADMIT = """
 INSERT INTO node_access(peer, state, reason, at_ms) VALUES (?, 'admitted', 'invite', ?)
 ON CONFLICT(peer) DO UPDATE SET at_ms = excluded.at_ms WHERE state IN ('admitted', 'allowed')
@@ -45,8 +51,10 @@ class NodeAccess:
     """Answers whether a peer may join now; what it decides is durable before it counts.
 
     `mode`: open lets everyone in and remembers nobody (a stranger must not fill the file);
-    invite lets in who was allowed, who was admitted before and who brings an invite; list lets
-    in who was allowed. `allowed` are the peers that the configuration names.
+    invite lets in who was allowed, who was admitted before and who brings an invite; near is open
+    to who comes from this machine and asks everybody else for an invite; list lets in who was
+    allowed. `allowed` are the peers that the configuration names. `drains`: who waits outside,
+    whatever its access is.
     """
 
     def __init__(
@@ -58,34 +66,43 @@ class NodeAccess:
         self._mode = mode
         self._listed = frozenset(allowed)
         self._states: dict[str, State] = {}
+        self._reasons: dict[str, str] = {}
+        self.drains = Drains(store, clock)
         for peer in self._listed:
             public_of(peer)
 
     async def load(self) -> None:
         """Read what was decided before; once, before the first node."""
-        rows = await self._store.read("SELECT peer, state FROM node_access")
-        self._states = {str(peer): _state(state) for peer, state in rows}
+        rows = await self._store.read("SELECT peer, state, reason FROM node_access")
+        self._states = {str(peer): _state(state) for peer, state, _ in rows}
+        self._reasons = {str(peer): str(why) for peer, state, why in rows if state == "banned"}
+        await self.drains.load()
 
-    async def admit(self, peer: str, invite: str | None) -> None:
-        """Return when the peer may join; Problem LINK_REFUSED otherwise, with what to do."""
-        needed = self._needed(peer, invite)
+    async def admit(self, peer: str, invite: str | None, whence: Whence = "far") -> None:
+        """Return when the peer may join; Problem LINK_REFUSED otherwise, with what to do.
+
+        DRAINING for one that may join at another time.
+        """
+        needed = self._needed(peer, invite, whence)
         if needed is not None:
             await self._redeem(peer, needed)
-            # Revoked while its invite was being spent: memory knows it by now.
+            # Banned while its invite was being spent: memory knows it by now.
             self.refuse_ended(peer)
 
-    async def consider(self, peer: str, invite: str | None) -> None:
+    async def consider(self, peer: str, invite: str | None, whence: Whence = "far") -> None:
         """As `admit` answers now, but nothing is decided and no invite is spent."""
-        needed = self._needed(peer, invite)
+        needed = self._needed(peer, invite, whence)
         if needed is not None:
             await self._invites.check(needed)
 
-    def _needed(self, peer: str, invite: str | None) -> str | None:
+    def _needed(self, peer: str, invite: str | None, whence: Whence) -> str | None:
         """The invite that must open to this peer, None when it may join without; or Problem."""
         public_of(peer)
-        self.refuse_ended(peer)
+        self.refuse_now(peer)
         state = self._states.get(peer)
         if self._mode == "open" or state == "allowed" or peer in self._listed:
+            return None
+        if self._mode == "near" and whence == "near":
             return None
         if self._mode == "list":
             raise _refused(
@@ -101,20 +118,25 @@ class NodeAccess:
             )
         return invite
 
+    def refuse_now(self, peer: str) -> None:
+        """Problem when the peer is banned, succeeded or drained; for the last look too."""
+        self.refuse_ended(peer)
+        self.drains.refuse(peer)
+
     def refuse_ended(self, peer: str) -> None:
-        """Problem LINK_REFUSED when the peer's time is over; for the last look before it is in."""
+        """Problem LINK_REFUSED when the peer's time is over."""
         state = self._states.get(peer)
-        if state == "revoked":
-            raise _refused("this node's key was revoked", "ask the pool's owner why")
+        if state == "banned":
+            raise _refused(banned_words(self._reasons.get(peer, "")), BANNED_HINT)
         if state == "succeeded":
             raise _refused("this node's key was succeeded by another", "use the new key")
 
-    async def revoke(self, peer: str, reason: str) -> None:
+    async def ban(self, peer: str, reason: str) -> None:
         """Refuse this peer from now on; who ends its running session is the caller."""
-        await self._decide(peer, "revoked", reason)
+        await self._decide(peer, "banned", reason)
 
     async def allow(self, peer: str) -> None:
-        """Let this peer in from now on, also one that was revoked."""
+        """Let this peer in from now on, also one that was banned."""
         await self._decide(peer, "allowed", "admin")
 
     async def succeed(self, succession: Succession) -> None:
@@ -133,9 +155,9 @@ class NodeAccess:
         try:
             await self._store.commit(unit)
         except Refused as refused:
-            raise _refused("one of the two keys was revoked or succeeded", "") from refused
+            raise _refused("one of the two keys was banned or succeeded", "") from refused
         self._states[old] = "succeeded"
-        # A revocation of the new key that is on its way stands in memory already: it stays.
+        # A ban of the new key that is on its way stands in memory already: it stays.
         if self._states.get(new, "admitted") == "admitted":
             self._states[new] = inherited
 
@@ -153,17 +175,18 @@ class NodeAccess:
         except Refused as refused:
             if refused.name == "invite.spend":
                 raise spent_problem() from refused
-            raise _refused("this node's key was revoked", "ask the pool's owner why") from refused
-        # A revocation that was committed after ours is in memory already: it stays.
+            raise _refused(banned_words(self._reasons.get(peer, "")), BANNED_HINT) from refused
+        # A ban that was committed after ours is in memory already: it stays.
         self._states.setdefault(peer, "admitted")
 
     async def _decide(self, peer: str, state: State, reason: str) -> None:
         public_of(peer)
-        row = (peer, state, reason[:REASON_LIMIT_CHARS], self._clock.now_ms())
-        before = self._states.get(peer)
-        if state == "revoked" and before != "succeeded":
+        said = reason[:REASON_LIMIT_CHARS]
+        row = (peer, state, said, self._clock.now_ms())
+        before, reason_before = self._states.get(peer), self._reasons.get(peer)
+        if state == "banned" and before != "succeeded":
             # At once: refused in memory while the row is on its way.
-            self._states[peer] = state
+            self._states[peer], self._reasons[peer] = state, said
         try:
             await self._store.commit([Statement("access.decide", _DECIDE, row, rows=1)])
         except Refused as refused:
@@ -173,20 +196,29 @@ class NodeAccess:
                 hint="decide about the new key",
             ) from refused
         except Problem:
-            self._restore(peer, before)
+            # The file does not say so, and memory must not say more than the file.
+            _put_back(self._states, peer, before)
+            _put_back(self._reasons, peer, reason_before)
             raise
         self._states[peer] = state
+        if state != "banned":
+            self._reasons.pop(peer, None)
 
-    def _restore(self, peer: str, before: State | None) -> None:
-        # The file does not say so, and memory must not say more than the file.
-        if before is None:
-            self._states.pop(peer, None)
-        else:
-            self._states[peer] = before
+
+def banned_words(reason: str) -> str:
+    """What a banned node is told; `reason` is its owner's, and may be empty."""
+    return "this node was banned by the pool's owner" + (f": {reason}" if reason else "")
+
+
+def _put_back(kept: dict[str, T], peer: str, before: T | None) -> None:
+    if before is None:
+        kept.pop(peer, None)
+    else:
+        kept[peer] = before
 
 
 def _state(value: object) -> State:
-    states: tuple[State, ...] = ("admitted", "allowed", "revoked", "succeeded")
+    states: tuple[State, ...] = ("admitted", "allowed", "banned", "succeeded")
     for state in states:
         if value == state:
             return state

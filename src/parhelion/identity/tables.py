@@ -47,4 +47,27 @@ CREATE TABLE node_access(
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(number=20, room="identity", sql=_TABLES),)
+_BANS_AND_DRAINS = """
+-- A CHECK cannot be changed: the table is made anew, and says ban as the command does.
+CREATE TABLE node_access_with_bans(
+    peer TEXT PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('admitted', 'allowed', 'banned', 'succeeded')),
+    reason TEXT NOT NULL,
+    next TEXT,
+    at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO node_access_with_bans
+SELECT peer, iif(state = 'revoked', 'banned', state), reason, next, at_ms FROM node_access;
+DROP TABLE node_access;
+ALTER TABLE node_access_with_bans RENAME TO node_access;
+
+-- Nodes that the pool's owner has drained: they wait outside, whatever their access is.
+CREATE TABLE node_drains(
+    peer TEXT PRIMARY KEY, reason TEXT NOT NULL, at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(number=20, room="identity", sql=_TABLES),
+    Migration(number=21, room="identity", sql=_BANS_AND_DRAINS),
+)

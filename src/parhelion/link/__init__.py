@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from parhelion.link.address import Address, Sought, parse_address, parse_target
-from parhelion.link.broken import ByteSocket, ConnectionClosed, LinkBroken
+from parhelion.link.broken import ByteSocket, ConnectionClosed, LinkBroken, clipped
 from parhelion.link.carrier import Carrier, accept
 from parhelion.link.dial import connect
 from parhelion.link.discovery import BROWSE_S, LanPool, announced, searching
@@ -15,6 +15,7 @@ from parhelion.link.messages import (
     Cut,
     Drain,
     Draining,
+    EngineState,
     FromCoordinator,
     FromNode,
     Heartbeat,
@@ -42,6 +43,7 @@ __all__ = [
     "Cut",
     "Drain",
     "Draining",
+    "EngineState",
     "FromCoordinator",
     "FromNode",
     "Heartbeat",
@@ -59,6 +61,7 @@ __all__ = [
     "Welcome",
     "accept",
     "announced",
+    "clipped",
     "connect",
     "parse_address",
     "parse_target",

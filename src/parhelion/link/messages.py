@@ -70,13 +70,26 @@ class Knock(Spoken, frozen=True, kw_only=True, tag="knock"):
     invite: str | None = None
 
 
+class EngineState(Record, frozen=True, kw_only=True):
+    """The engine of one model, by its digest; `state` is "ready" or what is wrong with it."""
+
+    digest: str
+    state: str
+    reason: str | None = None
+
+
 class Heartbeat(Spoken, frozen=True, kw_only=True, tag="heartbeat"):
-    """Every 2 s: alive, with what the node reports of itself (shown as reported, never used)."""
+    """Every 2 s: alive, with what the node reports of itself.
+
+    `engines` are those that do not run, each model has its own; where none is named, `engine`
+    speaks for all of them: "ready", or what is wrong.
+    """
 
     sent_at_ms: int
     slots_busy: int
     engine: str
     reason: str | None = None
+    engines: tuple[EngineState, ...] = ()
 
 
 class Steps(Spoken, frozen=True, kw_only=True, tag="steps"):
@@ -144,16 +157,24 @@ class Cut(Spoken, frozen=True, kw_only=True, tag="cut"):
 
 
 class Drain(Spoken, frozen=True, kw_only=True, tag="drain"):
-    """Finish what runs, take nothing new, then leave."""
+    """Finish what runs, take nothing new, then leave; hand back what is left at the deadline.
+
+    Without one the node's own deadline holds.
+    """
 
     reason: str
+    deadline_s: float | None = None
 
 
 class Standing(Spoken, frozen=True, kw_only=True, tag="standing"):
-    """Whether this node gets paid work, and why not where it does not; for its operator to read."""
+    """Whether this node gets paid work, and why not where it does not; for its operator to read.
+
+    `state`: "measuring" while it is not known yet, "ready" or "refused".
+    """
 
     paid_work: bool
     reason: str | None = None
+    state: str | None = None
 
 
 # --- sealed, both ways ------------------------------------------------------------------------

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 
 import msgspec
-import platformdirs
+
+from parhelion.config import default_cache
 
 READ_BYTES = 1024 * 1024
 """One read: large enough that hashing, not system calls, is the cost."""
@@ -29,7 +30,7 @@ class _Seen(msgspec.Struct, frozen=True):
 
 def models_cache() -> Path:
     """The user's cache folder for model files (XDG_CACHE_HOME and its kin are honoured)."""
-    return Path(platformdirs.user_cache_dir("parhelion", appauthor=False)) / "models"
+    return default_cache() / "models"
 
 
 def file_digest(path: Path, cache: Path | None = None) -> str:

@@ -9,20 +9,26 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
+from msgspec import structs
+
 from parhelion import __version__
 from parhelion.hosts import backoff_s
-from parhelion.identity import NodeKey
+from parhelion.identity import DRAIN_LIMIT_S, NodeKey
 from parhelion.link import (
     Address,
     Bye,
     Carrier,
+    Drain,
+    EngineState,
     FromCoordinator,
     LinkBroken,
     NotTaken,
+    Standing,
     Welcome,
+    clipped,
     connect,
 )
-from parhelion.node.session import Session, register
+from parhelion.node.session import REASON_LIMIT_CHARS, Session, register
 from parhelion.words import (
     Clock,
     NodeCard,
@@ -60,11 +66,16 @@ log = logging.getLogger("parhelion.node")
 Dial = Callable[[Address, NodeKey], Awaitable[Carrier[FromCoordinator]]]
 """How a coordinator is reached: `connect`, or one that also looks where it has moved."""
 
+REFUSED_HINT = "compare the model file's digest and the engine's build with the pool's"
+
+StandingState = Literal["measuring", "ready", "refused"]
+
 
 class AgentState(Record, frozen=True, kw_only=True):
     """Where a node stands; `accepted` are the digests that the pool takes from it.
 
-    `refused` are those that it does not, with its reasons.
+    `refused` are those that it does not, with its reasons. `standing` is what the pool says of a
+    node that is `ready`: whether it gets paid work, is being measured for it, or is refused it.
     `fault`: the reason is one that was logged as a warning, not a goodbye that was announced.
     """
 
@@ -74,6 +85,12 @@ class AgentState(Record, frozen=True, kw_only=True):
     coordinator: str | None = None
     accepted: tuple[str, ...] = ()
     refused: tuple[NotTaken, ...] = ()
+    standing: StandingState | None = None
+
+    @property
+    def shown(self) -> str:
+        """The one word for a person: of a node that is `ready`, its standing."""
+        return self.standing or self.state
 
 
 class Agent:
@@ -161,8 +178,8 @@ class Agent:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._ended.wait(), deadline_s + GOODBYE_S)
 
-    def on_engine(self, event: EngineEvent, digest: str = "") -> None:
-        """An engine crashed, hangs, restarts or is ready again: the coordinator hears at once."""
+    def on_engine(self, event: EngineEvent, digest: str) -> None:
+        """A model's engine crashed, hangs, restarts or is ready again; it is told at once."""
         self._engine_events[digest] = event
         if self._session is not None:
             self._session.beat()
@@ -192,8 +209,9 @@ class Agent:
                     key=self._key,
                     engines=self._engines,
                     clock=self._clock,
-                    engine_state=self._engine_state,
+                    engine_faults=self._engine_faults,
                     on_drain=self._drain_session,
+                    on_standing=self._stand,
                 )
                 answer = await self._attend(session, answer, carrier.peer)
                 return self._farewell(answer, FOR_GOOD | {ProblemCode.CONFLICT.value})
@@ -240,11 +258,21 @@ class Agent:
         self._was_told = self._was_told or cause.code is ProblemCode.DRAINING
         return cause.message != self.state.reason and not self._was_told
 
-    def _drain_session(self, reason: str) -> None:
+    def _drain_session(self, drain: Drain) -> None:
         """The coordinator asks this node to leave; it comes back when it is welcome again."""
-        self._become_draining(reason)
+        self._become_draining(drain.reason)
         if self._session is not None:
-            self._session.leave(reason, DRAIN_DEADLINE_S)
+            asked_s = DRAIN_DEADLINE_S if drain.deadline_s is None else drain.deadline_s
+            self._session.leave(drain.reason, min(DRAIN_LIMIT_S, max(0.0, asked_s)))
+
+    def _stand(self, standing: Standing) -> None:
+        """The pool says whether this node earns, and why not."""
+        state, reason = standing_of(standing)
+        if state == "refused":
+            # No warning: a person is told by `join` itself, whatever the log's level is.
+            log.info("no paid work for this node", extra={"reason": reason, "hint": REFUSED_HINT})
+        if self.state.state == "ready":
+            self._become(structs.replace(self.state, standing=state, reason=reason))
 
     def _card(self) -> NodeCard:
         cards = [engine.describe() for engine in self._engines.values()]
@@ -268,11 +296,12 @@ class Agent:
             ),
         )
 
-    def _engine_state(self) -> tuple[str, str | None]:
-        for event in self._engine_events.values():
-            if event.kind != "ready":
-                return event.kind, event.reason
-        return "ready", None
+    def _engine_faults(self) -> tuple[EngineState, ...]:
+        return tuple(
+            EngineState(digest=digest, state=event.kind, reason=event.reason[:REASON_LIMIT_CHARS])
+            for digest, event in self._engine_events.items()
+            if event.kind != "ready"
+        )
 
     async def _pause(self, wait_s: float) -> None:
         with contextlib.suppress(TimeoutError):
@@ -288,3 +317,11 @@ class Agent:
         if state != self.state:
             self.state = state
             self._on_state(state)
+
+
+def standing_of(standing: Standing) -> tuple[StandingState, str | None]:
+    """What the pool says in our words; one line, whatever the coordinator sent."""
+    reason = None if standing.reason is None else clipped(standing.reason)
+    if standing.paid_work:
+        return "ready", reason
+    return ("measuring" if standing.state == "measuring" else "refused"), reason

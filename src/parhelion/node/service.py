@@ -59,7 +59,7 @@ class Installed(Record, frozen=True, kw_only=True):
     note: str = ""
 
 
-def label_of(folder: Path, default: Path) -> str:
+def label_of(folder: Path, default: Path | None) -> str:
     """The service's name: one a data folder, so that two nodes of one user are two services."""
     if folder == default:
         return "parhelion-node"
@@ -136,7 +136,9 @@ def unit_text(service: Service, *, graded: bool) -> str:
     variables = "".join(
         f"Environment={_quoted(f'{name}={value}')}\n" for name, value in service.environment.items()
     )
-    command = " ".join(_quoted(word).replace("$", "$$") for word in service.command)
+    # Variables are put into arguments, and never into the program's own path.
+    program, *words = service.command
+    command = " ".join([_program(program), *(_quoted(word).replace("$", "$$") for word in words)])
     return (
         "[Unit]\n"
         "Description=Parhelion node\n"
@@ -252,6 +254,15 @@ def _write(path: Path, data: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
     draft.replace(path)
+
+
+def _program(path: str) -> str:
+    if any(sign in path for sign in "\"'\\"):
+        raise _cannot(
+            f"systemd runs no program with quotes or backslashes in its path: {path}",
+            "install parhelion at another path",
+        )
+    return _quoted(path)
 
 
 def _quoted(word: str) -> str:

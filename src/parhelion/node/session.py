@@ -16,6 +16,7 @@ from parhelion.link import (
     Cut,
     Drain,
     Draining,
+    EngineState,
     FromCoordinator,
     Heartbeat,
     Knock,
@@ -47,7 +48,7 @@ IDLE_LINGER_S = 0.1
 meets a closed link, and is placed elsewhere either way."""
 
 REASON_LIMIT_CHARS = 500
-"""Of a reason that the coordinator gives: a sentence, and room."""
+"""Of a reason that is told over the link: a sentence, and room."""
 
 log = logging.getLogger("parhelion.node")
 
@@ -92,14 +93,16 @@ class Session:
         key: NodeKey,
         engines: Mapping[str, Engine],
         clock: Clock,
-        engine_state: Callable[[], tuple[str, str | None]],
-        on_drain: Callable[[str], None],
+        engine_faults: Callable[[], tuple[EngineState, ...]],
+        on_drain: Callable[[Drain], None],
+        on_standing: Callable[[Standing], None],
     ) -> None:
         self._carrier = carrier
         self._heartbeat_s = welcome.heartbeat_s
         self._clock = clock
-        self._engine_state = engine_state
+        self._engine_faults = engine_faults
         self._on_drain = on_drain
+        self._on_standing = on_standing
         self._outbox = Outbox(carrier.post)
         self._jobs = Jobs(key, engines, self._outbox, clock)
         self._beat_now = asyncio.Event()
@@ -151,10 +154,10 @@ class Session:
                 self._jobs.open(job)
             case Cut():
                 self._jobs.cut(message)
-            case Drain(reason=reason):
-                self._on_drain(reason)
+            case Drain():
+                self._on_drain(message)
             case Standing():
-                _say_standing(message)
+                self._on_standing(message)
             case Alive():
                 pass  # That it came is what it says.
             case _:
@@ -163,13 +166,15 @@ class Session:
 
     async def _beat(self) -> None:
         while True:
-            engine, reason = self._engine_state()
+            faults = self._engine_faults()
             self._outbox.say(
                 Heartbeat(
                     sent_at_ms=self._clock.now_ms(),
                     slots_busy=self._jobs.busy,
-                    engine=engine,
-                    reason=reason,
+                    # For a coordinator that knows one state a node: the worst.
+                    engine=faults[0].state if faults else "ready",
+                    reason=faults[0].reason if faults else None,
+                    engines=faults,
                 )
             )
             with contextlib.suppress(TimeoutError):
@@ -195,13 +200,3 @@ class Session:
 async def _break(carrier: Carrier[FromCoordinator], code: ProblemCode, message: str) -> LinkBroken:
     await carrier.close(Bye(code=code, message=message))
     return LinkBroken(code, message)
-
-
-def _say_standing(standing: Standing) -> None:
-    """Tell the operator whether this node earns, and why not."""
-    if standing.paid_work:
-        log.info("this node gets paid work")
-    else:
-        reason = (standing.reason or "")[:REASON_LIMIT_CHARS]
-        hint = "compare the model file's digest and the engine's build with the pool's"
-        log.warning("no paid work for this node", extra={"reason": reason, "hint": hint})

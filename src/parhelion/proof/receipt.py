@@ -47,13 +47,20 @@ SEGMENT_DOMAIN = b"parhelion/segment/1\0"
 RECEIPT_DOMAIN = b"parhelion/receipt/1\0"
 LEAF_DOMAIN = b"parhelion/leaf/1\0"
 
+# States to copy: to make one is to look its algorithm up, which takes longer than a short hash.
+_SHA256 = hashlib.sha256()
+_OPENING = hashlib.sha256(OPENING_DOMAIN)
+_LEAF = hashlib.sha256(LEAF_DOMAIN)
+
 
 # --- ids and text under the opening -----------------------------------------------------------
 
 
 def opening_hash(opening: bytes) -> str:
     """What names the opening on a receipt before it is shown."""
-    return hashlib.sha256(OPENING_DOMAIN + _checked(opening)).hexdigest()
+    hashed = _OPENING.copy()
+    hashed.update(_checked(opening))
+    return hashed.hexdigest()
 
 
 def prompt_hmac(opening: bytes, ids: Sequence[int]) -> str:
@@ -94,8 +101,9 @@ class Keyed:
 
     def __init__(self, opening: bytes) -> None:
         key = _checked(opening).ljust(BLOCK_BYTES, b"\0")
-        self.inner = hashlib.sha256(key.translate(_INNER_PAD))
-        self.outer = hashlib.sha256(key.translate(_OUTER_PAD))
+        self.inner, self.outer = _SHA256.copy(), _SHA256.copy()
+        self.inner.update(key.translate(_INNER_PAD))
+        self.outer.update(key.translate(_OUTER_PAD))
 
     def mac(self, message: bytes) -> bytes:
         """The HMAC of a message."""
@@ -279,7 +287,9 @@ def leaf_hash(receipt: Receipt) -> str:
 
 def leaf_of(body: bytes) -> str:
     """`leaf_hash` of a receipt's canonical form."""
-    return hashlib.sha256(LEAF_DOMAIN + body).hexdigest()
+    hashed = _LEAF.copy()
+    hashed.update(body)
+    return hashed.hexdigest()
 
 
 def _segment_message(segment: Segment) -> bytes:

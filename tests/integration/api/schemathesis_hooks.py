@@ -121,7 +121,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if path.startswith("/v1/receipts/") and receipts and str(fields.get("id", "")).isalnum():
         fields["id"] = receipts[len(asked) % len(receipts)]
     if "/nodes/{peer}" in path and str(fields.get("peer", "")).startswith("12D3KooW"):
-        # Else the run revokes the node that serves it.
+        # Else the run bans the node that serves it.
         fields["peer"] = ANOTHER_PEER
 
 

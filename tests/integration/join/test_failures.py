@@ -8,25 +8,32 @@ import http.server
 import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import aiohttp
 import msgspec
 import pytest
 from aiohttp import web
 
+import parhelion
 from parhelion.bootstrap import SystemClock
 from parhelion.identity import NodeKey
-from parhelion.link import SUBPROTOCOL, connect, parse_address
+from parhelion.link import SUBPROTOCOL, Welcome, connect, parse_address
+from parhelion.link.dial import NO_WAY, _dial_problem
 from parhelion.link.messages import CoordinatorHello
 from parhelion.node import Agent, AgentState
+from parhelion.node.session import register
 from parhelion.testing import EchoEngine
 from parhelion.testing.certificates import Authority
 from parhelion.testing.processes import Running
-from parhelion.words import Problem
+from parhelion.words import Problem, ProblemCode
 
 OTHER = NodeKey(b"o" * 32)
 HOUR_MS = 3_600_000
@@ -140,20 +147,20 @@ async def test_a_web_server(status: int, message: str, free_port: int) -> None:
     check(problem, STAYS, message, "API's address")
 
 
+async def newer(request: web.Request) -> web.WebSocketResponse:
+    """A coordinator of the link's next version."""
+    ws = web.WebSocketResponse(protocols=[SUBPROTOCOL])
+    await ws.prepare(request)
+    await ws.receive()
+    hello = CoordinatorHello(
+        version=2, peer=OTHER.peer, nonce=bytes(32), ephemeral=bytes(32), signature=bytes(64)
+    )
+    await ws.send_bytes(msgspec.msgpack.encode(hello))
+    await ws.receive()
+    return ws
+
+
 async def test_a_coordinator_of_another_version(free_port: int) -> None:
-    key = NodeKey(b"v" * 32)
-
-    async def newer(request: web.Request) -> web.WebSocketResponse:
-        ws = web.WebSocketResponse(protocols=[SUBPROTOCOL])
-        await ws.prepare(request)
-        await ws.receive()
-        hello = CoordinatorHello(
-            version=2, peer=key.peer, nonce=bytes(32), ephemeral=bytes(32), signature=bytes(64)
-        )
-        await ws.send_bytes(msgspec.msgpack.encode(hello))
-        await ws.receive()
-        return ws
-
     async with serving(free_port, newer):
         problem = await dialled(f"127.0.0.1:{free_port}")
     check(problem, STAYS, "speaks version 2 of the link, this side 1", "same Parhelion")
@@ -220,6 +227,139 @@ async def test_invites(plain_pool: Running, digest: str) -> None:
     check(problem, STAYS, "unknown, used up or expired", "new join command")
 
 
+async def test_an_invite_that_is_used_up(plain_pool: Running, digest: str) -> None:
+    admin = (plain_pool.log.parent / "admin.key").read_text().strip()
+    once = plain_pool.call("POST", "/v1/invites", {"uses": 1, "ttl_s": 60}, key=admin)[2]["invite"]
+    where = f"{plain_pool.api.removeprefix('http://')}#{once}"
+    assert isinstance(await answered(where, digest), Welcome), "it opens once"
+    problem = await registered(where, digest)
+    check(problem, STAYS, "unknown, used up or expired", "new join command")
+
+
+def test_no_way_to_the_network(free_port: int) -> None:
+    """In a network of its own without any interface, where the machine lets us make one."""
+    below = ["unshare", "--user", "--map-root-user", "--net"]
+    try:
+        allowed = subprocess.run([*below, "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    if not allowed:
+        pytest.skip("this machine lets us make no network of our own (unshare --net)")
+    package = str(Path(parhelion.__file__).parents[1])
+    done = subprocess.run(
+        [*below, sys.executable, "-c", DIAL, f"192.0.2.1:{free_port}"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        env={**os.environ, "PYTHONPATH": package, "NO_PROXY": "*"},
+    )
+    code, message, hint = done.stdout.splitlines()
+    assert code == PASSES and message.startswith("there is no way from here to"), done
+    assert "one network" in hint
+
+
+DIAL = """
+import asyncio, sys
+from parhelion.identity import NodeKey
+from parhelion.link import connect, parse_address
+from parhelion.words import Problem, ProblemCode
+try:
+    asyncio.run(connect(parse_address(sys.argv[1]), NodeKey(bytes(32))))
+except Problem as problem:
+    print(problem.code.value, problem.message, problem.hint, sep=chr(10))
+"""
+
+
+@pytest.mark.parametrize("number", sorted(NO_WAY))
+def test_each_way_of_the_system_to_say_that_there_is_no_way(number: int) -> None:
+    address = parse_address("192.0.2.1:3001")
+    refused = aiohttp.ClientConnectorError(None, OSError(number, os.strerror(number)))  # type: ignore[arg-type]
+    check(_dial_problem(address, refused), PASSES, "there is no way from here", "one network")
+
+
+async def answered(
+    address: str, digest: str, clock: SystemClock | None = None, key: NodeKey | None = None
+) -> Welcome | Problem:
+    """What a registration is answered with: the dial's own problem, the Bye, or the Welcome."""
+    key = key or NodeKey(os.urandom(32))
+    agent = Agent(
+        key,
+        parse_address(address),
+        {digest: EchoEngine(slots=2, n_vocab=100, digest=digest)},
+        name="echo",
+        clock=SystemClock(),
+        on_state=lambda _state: None,
+    )
+    try:
+        carrier = await connect(parse_address(address), key, deadline_s=2.0)
+    except Problem as problem:
+        return problem
+    now_ms = (clock or SystemClock()).now_ms()
+    answer = await register(carrier, agent._card(), parse_address(address).invite, now_ms)
+    await carrier.abort()
+    if isinstance(answer, Welcome):
+        return answer
+    return Problem(ProblemCode(answer.code), answer.message, hint=answer.hint)
+
+
+CAUSES = {
+    "refused": (PASSES, "nobody listens at", "is the coordinator running"),
+    "timeout": (PASSES, "no answer from", "firewall"),
+    "wrong key": (STAYS, "another coordinator answered", "join"),
+    "invite": (STAYS, "admits nodes by invite", "#INVITE included"),
+    "version": (STAYS, "speaks version 2 of the link", "same Parhelion"),
+    "model missing": (STAYS, "knows none of the models", "parhelion models add"),
+    "clock": (PASSES, "this node's clock is 3600 s ahead", "NTP"),
+    "banned": (STAYS, "banned by the pool's owner: noise", "nodes allow"),
+    "drained": ("draining", "drained by the pool's owner: fan", "nodes undrain"),
+}
+"""Every cause that the issue names, and two that an owner makes: its words and what to do."""
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+async def test_every_cause_is_named_with_what_to_do(
+    cause: str, plain_pool: Running, digest: str, invite: str, free_port: int
+) -> None:
+    pool, key = plain_pool.api.removeprefix("http://"), NodeKey(os.urandom(32))
+    nobody, good = f"127.0.0.1:{free_port}", f"{pool}#{invite}"
+    admin = (plain_pool.log.parent / "admin.key").read_text().strip()
+
+    def decide(what: str, reason: str) -> None:
+        path = f"/v1/nodes/{key.peer}/{what}"
+        assert plain_pool.call("POST", path, {"reason": reason}, key=admin)[0] == 200
+
+    problem: Welcome | Problem
+    match cause:
+        case "refused":
+            problem = await answered(nobody, digest)
+        case "timeout":
+            with socket.create_server(("127.0.0.1", free_port)):
+                problem = await dialled(nobody, deadline_s=0.2)
+        case "wrong key":
+            port = pool.rpartition(":")[2]
+            where = f"/ip4/127.0.0.1/tcp/{port}/p2p/{OTHER.peer}#{invite}"
+            problem = await answered(where, digest)
+        case "invite":
+            problem = await answered(pool, digest)
+        case "version":
+            async with serving(free_port, newer):
+                problem = await dialled(nobody)
+        case "model missing":
+            problem = await answered(good, "ab" * 32)
+        case "clock":
+            problem = await answered(good, digest, Wrong())
+        case "banned":
+            decide("ban", "noise")
+            problem = await answered(good, digest, key=key)
+        case "drained":
+            decide("drain", "fan")
+            problem = await answered(good, digest, key=key)
+        case _:
+            raise AssertionError(f"nobody makes {cause}")
+    assert isinstance(problem, Problem), "it was let in"
+    check(problem, *CAUSES[cause])
+
+
 async def test_a_model_that_the_pool_does_not_have(plain_pool: Running, invite: str) -> None:
     where = plain_pool.api.removeprefix("http://")
     problem = await registered(f"{where}#{invite}", "ab" * 32)
@@ -235,11 +375,12 @@ async def test_a_clock_that_is_wrong_is_named_and_may_be_set(
     assert "this node's clock is 3600 s ahead of the coordinator's" in problem.message
 
 
-async def test_a_revoked_node_hears_so(plain_pool: Running, digest: str, invite: str) -> None:
+async def test_a_banned_node_hears_so(plain_pool: Running, digest: str, invite: str) -> None:
     key = NodeKey(os.urandom(32))
     admin = (plain_pool.log.parent / "admin.key").read_text().strip()
-    path = f"/v1/nodes/{key.peer}/revoke"
+    path = f"/v1/nodes/{key.peer}/ban"
     assert plain_pool.call("POST", path, {"reason": "noise"}, key=admin)[0] == 200
     where = plain_pool.api.removeprefix("http://")
     problem = await registered(f"{where}#{invite}", digest, key=key)
-    assert problem.code == STAYS and "revoked" in problem.message and problem.hint
+    assert problem.code == STAYS and "banned by the pool's owner: noise" in problem.message
+    assert "nodes allow" in problem.hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -14,11 +15,12 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from parhelion.testing.certificates import Authority
-from parhelion.testing.processes import Running, start
+from parhelion.testing.processes import Running, start, start_pool
 
 pytestmark = pytest.mark.skipif(
     shutil.which("nginx") is None, reason="nginx is not installed (apt-get install nginx)"
@@ -34,8 +36,13 @@ TOKENS_PER_S = 20.0
 def front(
     tmp_path_factory: pytest.TempPathFactory, plain_pool: Running, authority: Authority
 ) -> Iterator[str]:
+    with nginx_before(plain_pool, tmp_path_factory.mktemp("nginx"), authority) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def nginx_before(pool: Running, folder: Path, authority: Authority) -> Iterator[str]:
     """The example's server with this test's ports and certificate; its address."""
-    folder = tmp_path_factory.mktemp("nginx")
     folder.chmod(0o755)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -48,7 +55,7 @@ def front(
         ("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;"),
         ("/etc/ssl/pool.example.pem", str(cert)),
         ("/etc/ssl/pool.example.key", str(key)),
-        ("http://127.0.0.1:3001", plain_pool.api),
+        ("http://127.0.0.1:3001", pool.api),
     ):
         assert written in server
         server = server.replace(written, here)
@@ -68,9 +75,11 @@ def front(
         except OSError:
             assert process.poll() is None and time.monotonic() < deadline_s, "nginx did not start"
             time.sleep(0.05)
-    yield f"https://localhost:{port}"
-    process.terminate()
-    process.wait(10)
+    try:
+        yield f"https://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait(10)
 
 
 def test_a_node_joins_and_a_stream_arrives_token_by_token_through_nginx(
@@ -120,3 +129,26 @@ def test_metrics_stay_closed_behind_the_proxy(front: str, authority: Authority) 
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{front}/metrics", context=context, timeout=10)
     assert refused.value.code in {401, 403}
+
+
+@pytest.mark.slow
+def test_a_pool_with_default_settings_asks_who_comes_through_the_proxy_for_an_invite(
+    authority: Authority, parhelion: Any, smollm2: Path, tmp_path: Path
+) -> None:
+    pool = start_pool(tmp_path / "pool")
+    env = {"SSL_CERT_FILE": str(authority.file)}
+    try:
+        with nginx_before(pool, tmp_path, authority) as address:
+            refused = parhelion("join", "-s", address, "--data", str(tmp_path / "a"), env=env)
+            assert refused.returncode == 1
+            assert "this pool admits nodes by invite" in refused.stderr
+            admin = (pool.log.parent / "admin.key").read_text().strip()
+            made = pool.call("POST", "/v1/invites", {"uses": 1, "ttl_s": 60}, key=admin)[2]
+            digest = str(pool.call("GET", "/v1/models")[2]["data"][0]["digest"])
+            for name, where in (("b", f"{address}#{made['invite']}"), ("c", pool.api)):
+                words = ["-s", where, "--digest", digest, "--data", str(tmp_path / name)]
+                log, module = tmp_path / f"{name}.log", "parhelion.testing.echo_node"
+                node = start(words, log, module=module, env=env)
+                assert node.stop() == 0, "it was let in"
+    finally:
+        assert pool.stop() == 0

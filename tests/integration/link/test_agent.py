@@ -16,10 +16,12 @@ from parhelion.identity import NodeKey
 from parhelion.link import (
     Bye,
     Cut,
+    Drain,
     Heartbeat,
     JobFailed,
     Open,
     Signed,
+    Standing,
     Steps,
     Welcome,
     parse_address,
@@ -233,11 +235,53 @@ async def test_a_node_that_is_refused_stops_with_cause_and_hint(door: Any, code:
     assert len(door.carriers) == 1
 
 
-async def test_a_node_revoked_while_it_works_stops_too(pool: Pool) -> None:
+async def test_its_standing_is_part_of_its_state_until_the_session_ends(pool: Pool) -> None:
     async with hosted(pool.door.address) as node:
         await node.until("ready")
-        await pool.door.carriers[0].close(Bye(code="link_refused", message="revoked"))
-        with pytest.raises(Problem, match="revoked"):
+        for paid, state, reason in (
+            (False, "measuring", "compared\x1b[2J"),
+            (False, "refused", "noise"),
+            (False, None, "an older coordinator says no state"),
+            (True, "ready", None),
+        ):
+            await pool.send(Standing(paid_work=paid, reason=reason, state=state))
+        async with asyncio.timeout(5):
+            while node.agent.state.standing != "ready":  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
+        await pool.door.carriers[-1].abort()
+        await node.until("joining")
+    shown = [(one.shown, one.reason) for one in node.states if one.state == "ready"]
+    assert shown == [
+        ("ready", None),
+        ("measuring", "compared [2J"),
+        ("refused", "noise"),
+        ("refused", "an older coordinator says no state"),
+        ("ready", None),
+    ]
+    joining = next(one for one in node.states if one.state == "joining")
+    assert joining.standing is None
+
+
+async def test_a_drain_from_the_coordinator_ends_the_session_and_not_the_node(pool: Pool) -> None:
+    job = make_job("job", max_tokens=1000)
+    async with hosted(pool.door.address, tokens_per_s=50) as node:
+        await node.until("ready")
+        await pool.send(Open(job=job))
+        await pool.until(lambda: pool.ids.get("job"))
+        await pool.send(Drain(reason="new fan", deadline_s=0.2))
+        await pool.until(lambda: pool.of(JobFailed))
+        assert pool.of(JobFailed)[0].code == "draining", "handed back at the deadline"
+        await pool.until(lambda: len(pool.registers) == 2)
+        assert not node.run.done(), "it comes back when it is welcome again"
+    drained = [one.reason for one in node.states if one.state == "draining"]
+    assert drained == ["new fan"]
+
+
+async def test_a_node_banned_while_it_works_stops_too(pool: Pool) -> None:
+    async with hosted(pool.door.address) as node:
+        await node.until("ready")
+        await pool.door.carriers[0].close(Bye(code="link_refused", message="banned"))
+        with pytest.raises(Problem, match="banned"):
             await asyncio.wait_for(node.run, 5)
 
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 from parhelion import identity, ledger, models, proof, store
 from parhelion.api import Api, build_app
 from parhelion.config import ApiConfig, Config, LimitsConfig
-from parhelion.coordinator import Health, Metrics, NodeFeed, NodeView
+from parhelion.coordinator import Health, Metrics, ModelState, NodeFeed, NodeView
 from parhelion.words import (
     Ask,
     AssetClass,
@@ -214,6 +214,7 @@ class Coordinator:
         self.answers: list[Answer] = []
         self.cancelled = 0
         self.expelled: list[str] = []
+        self.sent_away: list[tuple[str, str, float]] = []
         self.attended: list[Any] = []
         self.slots_busy = 1
         self.catalogue_changes = 0
@@ -239,7 +240,7 @@ class Coordinator:
         self.answers.append(answer)
         return answer
 
-    async def attend(self, carrier: Any) -> None:
+    async def attend(self, carrier: Any, whence: str = "far") -> None:
         self.attended.append(carrier)
 
     def catalogue_changed(self) -> None:
@@ -247,6 +248,9 @@ class Coordinator:
 
     def expel(self, peer: str, reason: str) -> None:
         self.expelled.append(peer)
+
+    def send_away(self, peer: str, reason: str, deadline_s: float) -> None:
+        self.sent_away.append((peer, reason, deadline_s))
 
     def health(self) -> Health:
         status: Any = self.status
@@ -267,6 +271,7 @@ class Coordinator:
                 state="ready",
                 reason=None,
                 models=(MODEL,),
+                model_states=(ModelState(model=MODEL, state="ready"),),
                 slots=16,
                 slots_busy=self.slots_busy,
                 tokens_per_s=None,

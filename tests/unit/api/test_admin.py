@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from parhelion.words import Problem
+from parhelion.words import Problem, ProblemCode
 
 ADMIN = "adm-test-key"
 ROUTES = [
@@ -17,7 +17,9 @@ ROUTES = [
     ("POST", "/v1/models"),
     ("DELETE", "/v1/models/Acme/Small-1"),
     ("POST", "/v1/invites"),
-    ("POST", "/v1/nodes/12D3KooWx/revoke"),
+    ("POST", "/v1/nodes/12D3KooWx/ban"),
+    ("POST", "/v1/nodes/12D3KooWx/drain"),
+    ("POST", "/v1/nodes/12D3KooWx/undrain"),
     ("POST", "/v1/nodes/12D3KooWx/allow"),
     ("POST", "/v1/nodes/12D3KooWx/succeed"),
     ("POST", "/v1/backup"),
@@ -180,17 +182,44 @@ async def test_an_invite_is_made_with_its_bounds(pool: Any) -> None:
     assert (await pool.call("POST", "/v1/invites", {"uses": 0}, key=ADMIN)).status == 400
 
 
-async def test_a_revoked_node_is_expelled_at_once(pool: Any, tmp_path: Path) -> None:
+async def test_a_banned_node_is_expelled_at_once_and_told_why(pool: Any, tmp_path: Path) -> None:
     from parhelion.identity import NodeKey
 
     peer = NodeKey.load_or_create(tmp_path / "node.key").peer
-    path = f"/v1/nodes/{peer}/revoke"
+    path = f"/v1/nodes/{peer}/ban"
     gone = await pool.call("POST", path, {"reason": "lies"}, key=ADMIN)
-    assert gone.json == {"peer": peer, "state": "revoked"}
+    assert gone.json == {"peer": peer, "state": "banned"}
     assert pool.coordinator.expelled == [peer]
+    with pytest.raises(Problem, match="banned by the pool's owner: lies"):
+        await pool.access.admit(peer, None)
     back = await pool.call("POST", f"/v1/nodes/{peer}/allow", {}, key=ADMIN)
     assert back.json["state"] == "allowed"
-    assert (await pool.call("POST", "/v1/nodes/none/revoke", {}, key=ADMIN)).status == 404
+    assert (await pool.call("POST", "/v1/nodes/none/ban", {}, key=ADMIN)).status == 404
+
+
+async def test_a_drained_node_is_sent_away_and_waits_until_it_is_undrained(
+    pool: Any, tmp_path: Path
+) -> None:
+    from parhelion.identity import NodeKey
+
+    peer = NodeKey.load_or_create(tmp_path / "node.key").peer
+    await pool.access.allow(peer)
+    body = {"reason": "new fan", "deadline_s": 5}
+    gone = await pool.call("POST", f"/v1/nodes/{peer}/drain", body, key=ADMIN)
+    assert gone.json == {"peer": peer, "state": "drained"}
+    reason = "drained by the pool's owner: new fan"
+    assert pool.coordinator.sent_away == [(peer, reason, 5.0)]
+    with pytest.raises(Problem, match=reason) as caught:
+        await pool.access.admit(peer, None)
+    assert caught.value.code is ProblemCode.DRAINING and "undrain" in caught.value.hint
+    for wrong in ({"deadline_s": -1}, {"deadline_s": 3601}, {"reason": "x" * 201}, {"x": 1}):
+        path = f"/v1/nodes/{peer}/drain"
+        assert (await pool.call("POST", path, wrong, key=ADMIN)).status == 400
+    back = await pool.call("POST", f"/v1/nodes/{peer}/undrain", {}, key=ADMIN)
+    assert back.json["state"] == "undrained"
+    await pool.access.admit(peer, None)
+    again = await pool.call("POST", f"/v1/nodes/{peer}/undrain", {}, key=ADMIN)
+    assert again.status == 200, "twice is once"
 
 
 async def test_a_key_is_succeeded_by_the_one_that_it_signed_for_and_its_session_ends(

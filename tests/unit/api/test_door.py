@@ -56,7 +56,7 @@ NOWHERE = "rcpt_" + "0" * 26
     [
         ("POST", "/v1/keys", {"account": "acct_none"}, "leave the account out"),
         ("DELETE", "/v1/keys/key_none", None, "keys list"),
-        ("POST", "/v1/nodes/none/revoke", {}, "12D3KooW"),
+        ("POST", "/v1/nodes/none/ban", {}, "12D3KooW"),
         ("PUT", "/v1/models/none/rates", {"asset": "PRLX.local", "prompt": "1"}, "schema"),
         ("GET", "/v1/models?limit=1", None, "this route takes: none"),
         ("GET", "/metrics?x=1", None, "this route takes: none"),

@@ -8,7 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from parhelion.coordinator import NodeView
+from parhelion.api import nodes as listing
+from parhelion.api.nodes import PIECE_NODES, framed
+from parhelion.api.shapes import NodesChange
+from parhelion.coordinator import NodesEvent, NodeView
 from parhelion.coordinator import feed as feeds
 
 
@@ -110,6 +113,31 @@ async def test_a_slow_reader_costs_no_memory_and_gets_one_fuller_event(
     await leave(exchange)
 
 
+async def test_of_a_large_pool_no_write_is_larger_than_a_piece(pool: Any) -> None:
+    (here,) = pool.coordinator.nodes()
+    pool.coordinator.gone = tuple(
+        msgspec.structs.replace(here, peer=f"12D3KooW{number:044}", device="x" * 200)
+        for number in range(1000)
+    )
+    exchange = pool.start("GET", "/v1/nodes/stream")
+    ((_id, snapshot),) = await events(pool, exchange, 1)
+    assert max(map(len, exchange.response.bodies)) < 64 * 1024
+    assert snapshot["nodes"] == (await pool.call("GET", "/v1/nodes")).json["data"]
+    assert (len(snapshot["nodes"]), snapshot["removed"]) == (1001, [])
+    await leave(exchange)
+
+
+@pytest.mark.parametrize("nodes", [0, 1, PIECE_NODES, PIECE_NODES + 1, 3 * PIECE_NODES])
+def test_pieces_make_one_event_on_one_line(pool: Any, nodes: int) -> None:
+    (here,) = pool.coordinator.nodes()
+    many = tuple(msgspec.structs.replace(here, peer=str(number)) for number in range(nodes))
+    event = NodesEvent(7, "e-7", whole=False, nodes=many, removed=("gone",))
+    pieces = list(framed(event))
+    assert len(pieces) == max(1, -(-nodes // PIECE_NODES))
+    body = NodesChange(type="change", nodes=many, removed=("gone",))
+    assert b"".join(pieces) == b"id: e-7\ndata: " + msgspec.json.encode(body) + b"\n\n"
+
+
 async def test_the_stream_ends_when_the_coordinator_stops(pool: Any) -> None:
     exchange = pool.start("GET", "/v1/nodes/stream")
     await events(pool, exchange, 1)
@@ -159,3 +187,18 @@ async def test_a_node_that_left_is_listed_with_why_and_serves_no_model(pool: Any
     assert [node["state"] for node in nodes] == ["ready", "gone"]
     (model,) = (await pool.call("GET", "/v1/models")).json["data"]
     assert model["nodes"] == 1
+
+
+async def test_a_long_list_is_made_twice_a_second_and_a_short_one_for_each_who_asks(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def busy(slots: int) -> Any:
+        pool.coordinator.slots_busy = slots
+        (node,) = (await pool.call("GET", "/v1/nodes")).json["data"]
+        return node["slots_busy"]
+
+    assert [await busy(2), await busy(3)] == [2, 3]
+    monkeypatch.setattr(listing, "FEW", 0)
+    assert [await busy(4), await busy(5)] == [4, 4]
+    pool.clock.ahead_s += listing.KEPT_S
+    assert await busy(6) == 6

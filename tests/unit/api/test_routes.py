@@ -257,6 +257,16 @@ async def test_a_guests_receipt_answers_to_whoever_holds_its_id(pool: Any) -> No
     assert (await pool.call("GET", "/v1/receipts/rcpt_other")).status == 404
 
 
+async def test_a_receipt_is_found_by_any_id_of_its_request(pool: Any) -> None:
+    await pool.ledger.open_account(GUEST, "system")
+    receipt = await served(pool, GUEST, None)
+    letters = receipt.id.removeprefix("rcpt_")
+    for id in (f"chatcmpl-{letters}", f"cmpl-{letters}", f"req_{letters}", f"hold_{letters}"):
+        assert (await pool.call("GET", f"/v1/receipts/{id}")).body == canonical(receipt), id
+    for id in (letters, f"acct_{letters}", f"rcpt{letters}"):
+        assert (await pool.call("GET", f"/v1/receipts/{id}")).status == 404, id
+
+
 async def test_evidence_is_gone_after_a_quarter_of_an_hour(pool: Any) -> None:
     secret, view = await pool.key()
     await pool.ledger.grant(view.account, ASSET, 1000, id="grant_1", reason="test")

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from parhelion.api import Serving, serve, server
+from parhelion.api.node_socket import whence
 from parhelion.api.wire import Visit
 from parhelion.bootstrap.ports import bind, listen
 from parhelion.identity import NodeKey
@@ -200,8 +201,8 @@ async def test_a_node_is_attended_after_both_proved_their_keys(
 ) -> None:
     heard: list[Any] = []
 
-    async def attend(carrier: Any) -> None:
-        heard.append((carrier.peer, await carrier.receive()))
+    async def attend(carrier: Any, whence: str) -> None:
+        heard.append((carrier.peer, whence, await carrier.receive()))
 
     pool.coordinator.attend = attend
     key = NodeKey.load_or_create(tmp_path / "node.key")
@@ -209,7 +210,37 @@ async def test_a_node_is_attended_after_both_proved_their_keys(
     carrier = await connect(address, key)
     await carrier.send(Register(card=card(key.peer)))
     await pool.until(lambda: heard)
-    assert heard == [(key.peer, Register(card=card(key.peer)))]
+    assert heard == [(key.peer, "near", Register(card=card(key.peer)))]
+
+
+@pytest.mark.parametrize(
+    ("address", "headers", "expected"),
+    [
+        ("127.0.0.1", {"host": "127.0.0.1:3001"}, "near"),
+        ("127.0.0.9", {"host": "LOCALHOST:3001"}, "near"),
+        ("::1", {"host": "[::1]:3001"}, "near"),
+        ("::ffff:127.0.0.1", {"host": "localhost"}, "near"),
+        ("192.0.2.7", {"host": "localhost:3001"}, "far"),
+        ("::ffff:192.0.2.7", {"host": "localhost"}, "far"),
+        ("", {"host": "localhost"}, "far"),
+        # What proxies and tunnels on this machine do: nginx, Caddy, HAProxy, cloudflared, ...
+        ("127.0.0.1", {"host": "pool.example"}, "far"),
+        ("127.0.0.1", {}, "far"),
+        ("127.0.0.1", {"host": "localhost.pool.example:3001"}, "far"),
+        ("127.0.0.1", {"host": "127.0.0.1", "x-forwarded-for": "192.0.2.7"}, "far"),
+        ("127.0.0.1", {"host": "127.0.0.1", "x-forwarded-for": ""}, "far"),
+        ("127.0.0.1", {"host": "127.0.0.1", "forwarded": "for=192.0.2.7"}, "far"),
+        ("127.0.0.1", {"host": "127.0.0.1", "x-forwarded-proto": "https"}, "far"),
+        ("127.0.0.1", {"host": "127.0.0.1", "x-real-ip": "192.0.2.7"}, "far"),
+        ("127.0.0.1", {"host": "127.0.0.1", "via": "1.1 front"}, "far"),
+        ("127.0.0.1", {"host": "127.0.0.1", "cf-connecting-ip": "192.0.2.7"}, "far"),
+    ],
+)
+def test_near_is_only_who_comes_straight_from_this_machine(
+    address: str, headers: dict[str, str], expected: str
+) -> None:
+    fields = [(name.encode(), value.encode()) for name, value in headers.items()]
+    assert whence(address, fields) == expected
 
 
 @pytest.mark.parametrize(

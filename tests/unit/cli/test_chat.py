@@ -175,7 +175,7 @@ def test_ctrl_c_stops_the_answer_and_the_next_prompt_is_still_answered(pool: Any
         if text == "is.":
             raise KeyboardInterrupt
 
-    pool.answers["GET /v1/receipts/rcpt_7"] = RECEIPT
+    pool.answers["GET /v1/receipts/chatcmpl-7"] = RECEIPT
     session = Session(Api(pool.base, "sk"), show=interrupt)
     assert session.take("hi")
     assert session.turns[-1]["content"] == "Paris."
@@ -190,7 +190,8 @@ def test_under_a_stopped_answer_stand_node_tokens_cost_and_the_settled_balance(
         if text == "\n":
             return
         # The receipt comes once the coordinator has noticed; until then it is not found.
-        threading.Timer(0.15, pool.answers.update, [{"GET /v1/receipts/rcpt_7": RECEIPT}]).start()
+        there = {"GET /v1/receipts/chatcmpl-7": RECEIPT}
+        threading.Timer(0.15, pool.answers.update, [there]).start()
         raise KeyboardInterrupt
 
     session = Session(Api(pool.base, "sk"), show=interrupt)
@@ -210,7 +211,7 @@ def test_a_stopped_answer_whose_receipt_does_not_come_says_what_is_held(
     assert settled_usage(api, "chatcmpl-7", wait_s=0.05) is None
     pool.answers["GET /v1/credits/balance"][1]["held"] = "7"
     assert quiet_balance(api, wait_s=0.05)["held"] == "7"
-    assert {line for line, _, _ in pool.asked} >= {"GET /v1/receipts/rcpt_7"}
+    assert {line for line, _, _ in pool.asked} >= {"GET /v1/receipts/chatcmpl-7"}
 
 
 def piped(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:

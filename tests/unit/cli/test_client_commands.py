@@ -14,6 +14,7 @@ import pytest
 from parhelion.cli.client import connect, tidy
 from parhelion.cli.durations import duration_ms
 from parhelion.cli.keys import micro_of
+from parhelion.cli.nodes import _models
 from parhelion.cli.options import Client
 from parhelion.cli.say import amount
 from parhelion.identity import NodeKey, Succession
@@ -150,21 +151,48 @@ def test_a_key_works_only_while_it_may_spend(
     assert f"  {state}  " in out
 
 
-def test_nodes_are_invited_revoked_and_allowed_with_the_admin_key(parhelion: Run, api: Any) -> None:
+def test_nodes_are_invited_banned_drained_and_let_in_with_the_admin_key(
+    parhelion: Run, api: Any
+) -> None:
     made = {"invite": "secret", "uses": 2, "expires_at_ms": 0}
     api.answers["POST /v1/invites"] = (201, made)
-    for what in ("revoke", "allow"):
-        answer = {"peer": PEER, "state": f"{what}ed"}
+    for what, state in (
+        ("ban", "banned"),
+        ("allow", "allowed"),
+        ("drain", "drained"),
+        ("undrain", "undrained"),
+    ):
+        answer = {"peer": PEER, "state": state}
         api.answers[f"POST /v1/nodes/{PEER}/{what}"] = (200, answer)
     options = ("--uses", "2", "--expires", "1d", *api.options())
     assert parhelion("nodes", "invite", *options)[:2] == (0, "secret\n")
-    assert parhelion("nodes", "revoke", PEER, "--reason", "noisy", *api.options())[0] == 0
+    assert parhelion("nodes", "ban", PEER, "--reason", "noisy", *api.options())[0] == 0
     assert parhelion("nodes", "allow", PEER, *api.options())[:2] == (0, f"allowed {PEER}\n")
+    words = ("--reason", "new fan", "--within", "5m", *api.options())
+    assert parhelion("nodes", "drain", PEER, *words)[:2] == (0, f"drained {PEER}\n")
+    assert parhelion("nodes", "drain", PEER, *api.options())[0] == 0
+    assert parhelion("nodes", "undrain", PEER, *api.options())[:2] == (0, f"undrained {PEER}\n")
     assert [(bearer, body) for _, bearer, body in api.asked] == [
         ("Bearer the-admin", {"uses": 2, "ttl_s": 86_400}),
         ("Bearer the-admin", {"reason": "noisy"}),
         ("Bearer the-admin", {}),
+        ("Bearer the-admin", {"reason": "new fan", "deadline_s": 300.0}),
+        ("Bearer the-admin", {}),
+        ("Bearer the-admin", {}),
     ]
+
+
+def test_a_node_is_named_as_it_is_shown_where_only_one_has_the_name(
+    parhelion: Run, api: Any
+) -> None:
+    shown = [{"name": "red-fox", "peer": PEER}, {"name": "twin", "peer": "a"}]
+    api.answers["GET /v1/nodes"] = (200, {"data": [*shown, {"name": "twin", "peer": "b"}]})
+    api.answers[f"POST /v1/nodes/{PEER}/ban"] = (200, {"peer": PEER, "state": "banned"})
+    assert parhelion("nodes", "ban", "red-fox", *api.options())[:2] == (0, f"banned {PEER}\n")
+    code, _, err = parhelion("nodes", "ban", "twin", *api.options())
+    assert code == 2 and "2 nodes are called 'twin'" in err and "say which" in err
+    code, _, err = parhelion("nodes", "ban", "nobody", *api.options())
+    assert code == 2 and "nor the name of a node that is shown" in err
 
 
 def test_without_the_admin_key_a_command_says_where_to_run_it(parhelion: Run, api: Any) -> None:
@@ -448,3 +476,11 @@ def test_json_prints_the_answer_as_it_came(parhelion: Run, api: Any) -> None:
     _, out, err = parhelion("models", "list", "--json", *api.options())
     assert json.loads(out) == {"object": "list", "data": []}
     assert err == ""
+
+
+def test_a_model_whose_engine_does_not_run_is_marked_in_the_list_of_nodes() -> None:
+    states = [{"model": "a/b", "state": "ready"}, {"model": "c", "state": "failed"}]
+    assert _models({**NODE, "models": ["a/b", "c"], "model_states": states}) == [
+        "a/b", "c (failed)",
+    ]  # fmt: skip
+    assert _models({"models": ["a/b"]}) == ["a/b"] and _models({}) == []

@@ -91,7 +91,7 @@ def test_an_unknown_option_is_usage(parhelion: Run) -> None:
         ("--data", "--data needs a value"),
         ("run -n 0", "a pool needs at least one node"),
         ("nodes --key ümlaut", "--key is not an API key"),
-        ("nodes revoke me", "'me' is not a peer id"),
+        ("nodes ban 12D3KooWme", "'12D3KooWme' is neither a peer id nor the name"),
     ],
 )
 def test_what_can_never_be_right_is_usage_in_peoples_words(
@@ -148,7 +148,7 @@ def test_help_without_colour_has_no_escapes(
 
 
 def test_a_missing_argument_is_usage(parhelion: Run) -> None:
-    assert parhelion("nodes", "revoke")[0] == 2
+    assert parhelion("nodes", "ban")[0] == 2
     assert parhelion("receipt", "show")[0] == 2
 
 

@@ -156,6 +156,9 @@ def test_an_engine_that_is_unknown_or_keeps_failing_changes_its_line() -> None:
     assert state(checks.engine([{**READY, "served": 0, "failed": 3}])) == "fail"
     assert state(checks.engine([{**READY, "served": 9, "failed": 3}])) == "ok"
     assert state(checks.engine([READY])) == "ok"
+    states = [{"model": "m", "state": "ready"}, {"model": "n", "state": "failed", "reason": "sig"}]
+    line = checks.engine([{**READY, "model_states": states}])
+    assert state(line) == "warn" and "n failed sig" in line.detail
 
 
 def test_a_full_disk_warns_and_then_fails() -> None:

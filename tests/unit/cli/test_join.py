@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from parhelion.cli.join import Joining, one_of
+from parhelion.cli.join import Joining, one_of, talk_of
 from parhelion.cli.node import described, service_command
 from parhelion.config import Config
 from parhelion.identity import NodeKey
 from parhelion.link import Address, LanPool
-from parhelion.node import NodeState
+from parhelion.node import REFUSED_HINT, AgentState, NodeState
 from parhelion.words import Problem
 
 PEER = NodeKey(b"p" * 32).peer
@@ -83,3 +83,36 @@ def test_a_state_says_what_is_and_what_was() -> None:
     assert "Pid    7" in text
     gone = described(state, running=False, now_ms=0)
     assert gone.startswith("not running (nobody listens)") and "Pid" not in gone
+
+
+def told(**state: object) -> list[str]:
+    """What a person reads when the node gets into this state."""
+    lines: list[str] = []
+    talk_of(AgentState(**state), lines.append)  # type: ignore[arg-type]
+    return lines
+
+
+def test_each_change_of_standing_is_one_line_with_its_reason() -> None:
+    measured = "its ids are being compared"
+    ready = {"state": "ready", "coordinator": PEER}
+    for state, lines in (
+        ({"state": "joining"}, []),
+        (
+            {"state": "joining", "reason": "nobody listens at x"},
+            ["joining: waiting for the coordinator: nobody listens at x"],
+        ),
+        (ready, ["joined again"]),
+        (
+            {**ready, "standing": "measuring", "reason": measured},
+            [f"measuring: no paid work yet: {measured}"],
+        ),
+        ({**ready, "standing": "ready"}, ["ready: it gets paid work"]),
+        (
+            {**ready, "standing": "refused", "reason": "noise"},
+            [f"refused: no paid work: noise\n\nhint: {REFUSED_HINT}\n"],
+        ),
+        ({"state": "draining", "reason": "new fan"}, ["draining: nothing new: new fan"]),
+        ({"state": "gone", "reason": "told by the error"}, []),
+    ):
+        assert told(**state) == lines
+        assert told(**state, fault=True) == [], "a warning in the log said so already"

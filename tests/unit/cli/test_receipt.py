@@ -50,10 +50,12 @@ def test_verify_reads_standard_input(parhelion: Run, monkeypatch: pytest.MonkeyP
     assert "signed by  12D3KooWx" in out
 
 
-@pytest.mark.parametrize("id", ["rcpt_7", "req_7", "hold_7", "chatcmpl-7", "cmpl-7", "job_7"])
-def test_any_id_of_a_request_finds_its_receipt(parhelion: Run, api: Any, id: str) -> None:
-    api.answers["GET /v1/receipts/rcpt_7"] = (200, {"id": "rcpt_7"})
-    assert parhelion("receipt", "show", id, *api.options())[:2] == (0, '{"id": "rcpt_7"}\n')
+def test_any_id_of_a_request_may_be_asked_for(parhelion: Run, api: Any) -> None:
+    api.answers["GET /v1/receipts/chatcmpl-7"] = (200, {"id": "rcpt_7"})
+    assert parhelion("receipt", "show", "chatcmpl-7", *api.options())[:2] == (
+        0,
+        '{"id": "rcpt_7"}\n',
+    )
 
 
 def test_a_coordinator_that_is_no_peer_id_is_usage(parhelion: Run, tmp_path: Path) -> None:

@@ -148,7 +148,10 @@ def test_a_coordinator_that_said_goodbye_is_waited_for_in_words() -> None:
     talk_of(AgentState(state="joining", reason="the coordinator is stopping"), told.append)
     talk_of(AgentState(state="joining", reason="refused", fault=True), told.append)
     talk_of(AgentState(state="ready"), told.append)
-    assert told == ["waiting for the coordinator: the coordinator is stopping", "joined again"]
+    assert told == [
+        "joining: waiting for the coordinator: the coordinator is stopping",
+        "joined again",
+    ]
 
 
 def test_the_admin_key_is_shown_at_the_first_start_only(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from parhelion.link import (
     Bye,
     Cut,
     Draining,
+    EngineState,
     Heartbeat,
     JobFailed,
     LinkBroken,
@@ -214,6 +215,9 @@ class FakeNode:
 
     def obey(self, message: Any) -> None:
         if isinstance(message, Open):
+            known = self.jobs.get(message.job.job)
+            # As a real node would, only that it keeps silent.
+            assert known is None or known.attempt != message.job.attempt, "a job opened twice"
             self.jobs[message.job.job] = message.job
             self.made[message.job.job] = list(message.job.output_ids)
             if self.script is not None:
@@ -266,8 +270,14 @@ class FakeNode:
         signed = proof.sign_segment(self.key, self.segment(job, to))
         self.carrier.hear(Signed(segment=signed))
 
-    def beat(self, engine: str = "ready", reason: str | None = None) -> None:
-        self.carrier.hear(Heartbeat(sent_at_ms=0, slots_busy=0, engine=engine, reason=reason))
+    def beat(
+        self,
+        engine: str = "ready",
+        reason: str | None = None,
+        engines: tuple[EngineState, ...] = (),
+    ) -> None:
+        beat = Heartbeat(sent_at_ms=0, slots_busy=0, engine=engine, reason=reason, engines=engines)
+        self.carrier.hear(beat)
 
     def drain(self) -> None:
         self.carrier.hear(Draining(reason="tired"))

@@ -130,6 +130,34 @@ async def test_the_record_is_bounded_in_nodes_too(monkeypatch: pytest.MonkeyPatc
         assert (await nexts(reader)).whole
 
 
+async def test_what_has_not_changed_is_shared_by_all_events() -> None:
+    pool = Pool("a", "b")
+    with pool.feed.follow(None) as early:
+        first = await nexts(early)
+        pool.views = {peer: msgspec.structs.replace(view) for peer, view in pool.views.items()}
+        await pool.change("b", slots_busy=1)
+        with pool.feed.follow(None) as late:
+            second = await nexts(late)
+    assert second.nodes[0] is first.nodes[0] and second.nodes[1] is not first.nodes[1]
+
+
+@pytest.mark.parametrize("behind", [0, 1])
+async def test_an_id_of_the_coordinator_before_its_restart_is_no_id(behind: int) -> None:
+    """Its number may well be one of ours by now."""
+    before, now = Pool("a"), Pool("a")
+    now.feed = NodeFeed(now._look, "e1")
+    ids: list[str] = []
+    for pool, changes in ((before, 3 - behind), (now, 3)):
+        with pool.feed.follow(None) as reader:
+            ids.append((await nexts(reader)).id)
+            for count in range(1, changes + 1):
+                await pool.change("a", slots_busy=count)
+                ids[-1] = (await nexts(reader)).id
+    with now.feed.follow(ids[0]) as reader:
+        event = await nexts(reader)
+        assert event.whole and busy(event) == [("a", 3)]
+
+
 async def test_nobody_is_recorded_for_while_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feeds, "LINGER_S", 0.0)
     pool = Pool("a")
@@ -207,17 +235,17 @@ def test_who_left_is_shown_for_a_while_and_known_for_longer() -> None:
 
 def test_a_refused_stranger_is_shown_by_its_key_alone_and_has_no_name_for_clients() -> None:
     roster = Roster(Clock())
-    roster.refused("12D3KooWx", "this node's key was revoked")
+    roster.refused("12D3KooWx", "this node was banned")
     (refused,) = roster.shown()
     assert (refused.state, refused.slots, refused.device) == ("refused", None, None)
-    assert refused.reason == "this node's key was revoked"
+    assert refused.reason == "this node was banned"
     assert not list(roster.members())
 
 
 def test_a_member_that_is_refused_is_one_entry() -> None:
     roster = Roster(Clock())
-    roster.left(view("a"), "revoked")
-    roster.refused("a", "revoked")
+    roster.left(view("a"), "banned")
+    roster.refused("a", "banned")
     assert [(one.peer, one.state) for one in roster.shown()] == [("a", "refused")]
     assert [one.peer for one in roster.members()] == ["a"]
 
@@ -273,7 +301,7 @@ async def test_a_node_that_is_refused_is_shown_as_such_with_why(pool: Any) -> No
     assert "slots must be" in shown.reason
 
 
-async def test_a_revoked_node_is_refused_and_not_merely_gone(pool: Any) -> None:
+async def test_a_banned_node_is_refused_and_not_merely_gone(pool: Any) -> None:
     node = await pool.node()
     pool.coordinator.expel(node.peer, "sold fake answers")
     await asyncio.wait_for(node.task, 5)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from parhelion.coordinator.isolate import CLEARED_IDS, REFUSED_LIMIT, REFUSED_S, Poison
-from parhelion.link import Cut
+from parhelion.link import Cut, Open
 from parhelion.words import Problem, ProblemCode, kin
 
 BAD = (4, 4, 4)
@@ -173,3 +173,20 @@ async def test_the_list_of_refused_prompts_is_bounded(pool: Any) -> None:
     with pytest.raises(Problem):
         poison.check(pool.DIGEST, (1,))
     poison.check("0" * 64, (1,))
+
+
+async def test_a_suspect_whose_last_id_clears_it_is_finished_and_not_moved(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    answers = [await pool.serve(secret, max_tokens=CLEARED_IDS) for _ in range(2)]
+    for number in range(2):
+        node.fail(await node.job(number), "engine_crashed")
+    for number in (2, 3):
+        # The other one waits for the engine, so whoever is cleared has to make room.
+        alone = await node.job(number)
+        node.step(alone, [pool.A] * (CLEARED_IDS - 1))
+        node.finish(alone, [pool.A])
+    for answer in answers:
+        assert (await pool.read(answer))[0] == "a" * CLEARED_IDS
+    assert len(node.said(Open)) == 4
+    await pool.assert_settled()

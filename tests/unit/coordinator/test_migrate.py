@@ -312,3 +312,25 @@ def test_no_course_goes_on_without_end(events: list[tuple[ProblemCode, str]]) ->
         }
         assert (node in course.shunned) >= (code is ProblemCode.ENGINE_FAILED)
     assert went_on <= MIGRATIONS_LIMIT + HAND_BACKS_LIMIT - 1
+
+
+async def test_a_stream_near_its_end_goes_on_where_what_is_out_is_read_soonest(pool: Any) -> None:
+    first = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret, max_tokens=40)
+    job = await first.job()
+    first.step(job, [pool.A] * 36)
+    await anext(answer)
+    reader, writer = await pool.node(), await pool.node()
+    for node, prefill_s, decode_s in ((reader, 0.1, 10.0), (writer, 10.0, 5.0)):
+        speed = pool.coordinator.registry.member(node.peer).node.rooms[pool.DIGEST].speed
+        speed.prefilled(100, prefill_s)
+        speed.decoded(100, decode_s, 1)
+        speed.decoded(100, decode_s, 8)
+    # 40 ids from the start would be finished sooner at the writer; 4 more are not.
+    first.die()
+    resumed = await reader.job()
+    assert len(resumed.output_ids) == 36 and not writer.jobs
+    reader.finish(resumed, [pool.A] * 4)
+    assert (await pool.read(answer))[1].usage.completion_tokens == 40
+    await pool.assert_settled()

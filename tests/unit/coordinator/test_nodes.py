@@ -10,7 +10,19 @@ import msgspec
 import pytest
 
 from parhelion import proof
-from parhelion.link import Cut, Heartbeat, JobFailed, Knock, Open, Register, Signed, Steps, Welcome
+from parhelion.link import (
+    Bye,
+    Cut,
+    Drain,
+    Heartbeat,
+    JobFailed,
+    Knock,
+    Open,
+    Register,
+    Signed,
+    Steps,
+    Welcome,
+)
 from parhelion.words import Problem, ProblemCode, ServedModel, Step
 
 
@@ -67,27 +79,27 @@ async def test_a_card_beyond_reason_is_refused_with_the_cause(
 
 async def test_a_node_without_leave_is_told_why(pool: Any) -> None:
     node = pool.fake()
-    await pool.access.revoke(node.peer, "stole")
+    await pool.access.ban(node.peer, "stole")
     await pool.join(node)
     assert node.carrier.bye.code == ProblemCode.LINK_REFUSED
     assert node.carrier.bye.hint
 
 
-async def test_a_node_that_is_revoked_while_it_is_welcomed_never_becomes_a_member(
+async def test_a_node_that_is_banned_while_it_is_welcomed_never_becomes_a_member(
     pool: Any,
 ) -> None:
     node = pool.fake()
     obey = node.carrier.on_said
-    revoking: list[asyncio.Task[None]] = []
+    banning: list[asyncio.Task[None]] = []
 
     async def send(message: Any) -> None:
         obey(message)
-        revoking.append(asyncio.create_task(pool.access.revoke(node.peer, "stole")))
-        await asyncio.wait(revoking)
+        banning.append(asyncio.create_task(pool.access.ban(node.peer, "stole")))
+        await asyncio.wait(banning)
 
     node.carrier.send = send
     await pool.join(node)
-    assert revoking and node.carrier.bye.code == ProblemCode.LINK_REFUSED
+    assert banning and node.carrier.bye.code == ProblemCode.LINK_REFUSED
     assert states(pool) == {}
 
 
@@ -183,10 +195,122 @@ async def test_a_node_whose_engine_failed_says_why_and_comes_back(pool: Any) -> 
 
 async def test_an_expelled_node_is_out_at_once(pool: Any) -> None:
     node = await pool.node()
-    pool.coordinator.expel(node.peer, "revoked")
+    pool.coordinator.expel(node.peer, "banned")
     assert states(pool) == {}
     await until(lambda: node.carrier.bye is not None)
     assert node.carrier.bye.code == ProblemCode.LINK_REFUSED
+
+
+async def test_a_banned_nodes_stream_goes_on_elsewhere_and_it_hears_why(pool: Any) -> None:
+    bad = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await bad.job()
+    bad.step(job, [pool.A, pool.A])
+    good = await pool.node()
+    await asyncio.sleep(0.01)
+    await pool.access.ban(bad.peer, "it lied")
+    pool.coordinator.expel(bad.peer, "this node was banned: it lied")
+    moved = await good.job()
+    assert moved.output_ids == (pool.A, pool.A)
+    good.finish(moved, [pool.B] * 2)
+    assert (await pool.read(answer))[0] == "aabb"
+    assert (bad.carrier.bye.code, "it lied" in bad.carrier.bye.message) == ("link_refused", True)
+    await pool.assert_settled()
+
+
+async def test_a_drained_node_gets_nothing_new_finishes_and_stays_out_until_undrained(
+    pool: Any,
+) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await node.job()
+    drains = pool.access.drains
+    reason = await drains.drain(node.peer, "new fan")
+    pool.coordinator.send_away(node.peer, reason, 25.0)
+    (view,) = pool.coordinator.nodes()
+    assert (view.state, view.reason) == ("draining", "drained by the pool's owner: new fan")
+    assert node.said(Drain) == [Drain(reason=reason, deadline_s=25.0)]
+    with pytest.raises(Problem) as caught:
+        await pool.serve(secret)
+    assert caught.value.code == ProblemCode.NO_NODE
+    node.finish(job, [pool.A] * 4)
+    assert (await pool.read(answer))[0] == "aaaa"
+    node.carrier.hear(Bye(code=ProblemCode.DRAINING, message=reason))
+    await until(lambda: states(pool) == {})
+    # It asks again and again, is told why not, and is one entry that stays as it was.
+    for _ in range(3):
+        pool.clock.s += 4
+        again = pool.fake(key=node.key)
+        await pool.join(again)
+        assert (again.carrier.bye.code, again.carrier.bye.message) == ("draining", reason)
+        assert "undrain" in again.carrier.bye.hint and not again.said(Welcome)
+    (shown,) = pool.coordinator.known_nodes()
+    assert (shown.state, shown.reason) == ("refused", reason)
+    assert shown.left_at_ms == pool.clock.now_ms() - 8000, "since it was told so first"
+    await drains.undrain(node.peer)
+    back = pool.fake(key=node.key)
+    await pool.join(back)
+    assert states(pool) == {node.peer: "ready"}
+    await pool.assert_settled()
+
+
+async def test_a_drained_node_without_a_job_that_does_not_leave_is_sent_off(pool: Any) -> None:
+    deaf = await pool.node()
+    pool.coordinator.send_away(deaf.peer, "drained", 5.0)
+    for passed_s in (3.9, 5.0):
+        pool.clock.s += passed_s
+        deaf.beat()
+        await asyncio.sleep(0.01)
+        pool.coordinator.registry.sweep(pool.clock.s)
+    await asyncio.sleep(0.01)
+    assert "did not leave by itself" in deaf.carrier.bye.message
+
+
+async def test_what_a_drained_node_has_not_ended_at_its_deadline_goes_elsewhere(pool: Any) -> None:
+    deaf = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await deaf.job()
+    deaf.step(job, [pool.A])
+    good = await pool.node()
+    pool.coordinator.send_away(deaf.peer, "drained", 5.0)
+    for _ in range(2):
+        pool.clock.s += 3.9
+        deaf.beat()
+        good.beat()
+        deaf.step(job, [pool.A])
+        await asyncio.sleep(0.01)
+        pool.coordinator.registry.sweep(pool.clock.s)
+        assert not good.said(Open), "until then it is the node's to end"
+    pool.clock.s += 1
+    pool.coordinator.registry.sweep(pool.clock.s)
+    moved = await good.job()
+    assert moved.output_ids == (pool.A,) * 3
+    good.finish(moved, [pool.B])
+    assert (await pool.read(answer))[0] == "aaab"
+    assert "did not leave by itself" in deaf.carrier.bye.message
+    assert deaf.carrier.bye.code == ProblemCode.DRAINING
+    await pool.assert_settled()
+
+
+async def test_a_drained_node_that_never_left_is_refused_at_its_next_word(pool: Any) -> None:
+    await pool.access.drains.drain(pool.fake().peer, "")
+    node = pool.fakes[-1]
+    node.carrier.hear(Knock())
+    await pool.coordinator.attend(node.carrier)
+    assert node.carrier.bye.code == ProblemCode.DRAINING
+    assert node.carrier.bye.message == "drained by the pool's owner"
+
+
+async def test_when_the_coordinator_stops_its_nodes_hear_that_it_may_be_back(pool: Any) -> None:
+    nodes = [await pool.node() for _ in range(2)]
+    await pool.coordinator.stop()
+    for node in nodes:
+        bye = node.carrier.bye
+        assert (bye.code, bye.message) == ("draining", "the coordinator is stopping")
+        assert bye.hint
 
 
 async def test_ids_of_an_old_attempt_are_dropped(pool: Any) -> None:
@@ -341,12 +465,12 @@ async def test_a_knock_tells_whether_it_may_come_and_spends_nothing(pool: Any) -
     assert pool.coordinator.registry.member(node.peer) is not None, "its session goes on"
 
 
-async def test_a_revoked_node_hears_it_when_it_knocks(pool: Any) -> None:
+async def test_a_banned_node_hears_it_when_it_knocks(pool: Any) -> None:
     node = pool.fake()
-    await pool.access.revoke(node.peer, "x")
+    await pool.access.ban(node.peer, "x")
     node.carrier.hear(Knock())
     await pool.coordinator.attend(node.carrier)
-    assert "revoked" in node.carrier.bye.message
+    assert "banned" in node.carrier.bye.message
 
 
 async def test_ids_that_were_not_accepted_are_no_speed(pool: Any) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from parhelion.coordinator.progress import LONGEST_STILL_S, Progress, still_limit_s
-from parhelion.coordinator.registry import TRIAL_PAUSE_LIMIT_S, TRIAL_PAUSE_S, Node
+from parhelion.coordinator.room import TRIAL_PAUSE_LIMIT_S, TRIAL_PAUSE_S, Room
 from parhelion.link import Cut, Open
-from parhelion.words import NodeCard, Problem, ProblemCode
+from parhelion.words import Problem, ProblemCode
 
 
 async def pass_time(pool: Any, seconds: int) -> None:
@@ -216,7 +216,7 @@ async def test_each_trial_that_fails_doubles_the_pause_and_a_success_forgets_tha
 ) -> None:
     node = await pool.node()
     _account, secret = await pool.user(10_000)
-    found = pool.coordinator.registry.member(node.peer).node
+    found = pool.coordinator.registry.member(node.peer).node.rooms[pool.DIGEST]
     pauses = []
     for number in range(3):
         await stuck(pool, node, secret, number)
@@ -233,20 +233,17 @@ async def test_each_trial_that_fails_doubles_the_pause_and_a_success_forgets_tha
 
 
 def test_jobs_that_stand_still_together_are_one_failure() -> None:
-    card = NodeCard(
-        peer="p", name="n", version="", device="", backend="", slots=4, kv_tokens=1, models=()
-    )
-    node = Node(card=card, rooms={}, connected_at_ms=0, heard_s=0.0, idle_since_s=0.0)
+    room = Room(context=1, slots=4, kv_tokens=1)
     for second in range(10):
-        node.stall("no progress", 100.0 + second)
-    assert (node.stalls, node.trial_from_s) == (1, 100.0 + TRIAL_PAUSE_S)
-    node.stall("no progress", 100.0 + TRIAL_PAUSE_S)
-    assert (node.stalls, node.trial_from_s) == (2, 100.0 + 3 * TRIAL_PAUSE_S)
+        room.stall("no progress", 100.0 + second)
+    assert (room.stalls, room.trial_from_s) == (1, 100.0 + TRIAL_PAUSE_S)
+    room.stall("no progress", 100.0 + TRIAL_PAUSE_S)
+    assert (room.stalls, room.trial_from_s) == (2, 100.0 + 3 * TRIAL_PAUSE_S)
     for _ in range(2000):
-        node.stall("no progress", node.trial_from_s)
-    began_s = node.trial_from_s
-    node.stall("no progress", began_s)
-    assert node.trial_from_s == began_s + TRIAL_PAUSE_LIMIT_S
+        room.stall("no progress", room.trial_from_s)
+    began_s = room.trial_from_s
+    room.stall("no progress", began_s)
+    assert room.trial_from_s == began_s + TRIAL_PAUSE_LIMIT_S
 
 
 async def test_time_in_which_we_did_not_look_is_not_the_nodes_silence(pool: Any) -> None:

@@ -17,8 +17,18 @@ from parhelion.words import NodeCard, Problem, ProblemCode, ProviderPreferences,
 
 @dataclass(frozen=True)
 class Seen:
+    """One stream's tokens a second, or nothing measured."""
+
     tokens_per_s: float | None = None
     first_id_s: float | None = None
+
+    @property
+    def speed(self) -> Seen:
+        return self
+
+    def step_s(self, streams: int) -> float | None:
+        """All streams share it evenly."""
+        return None if self.tokens_per_s is None else streams / self.tokens_per_s
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,8 @@ class Candidate:
     peer: str
     fallback: bool = False
     seen: Seen = field(default_factory=Seen)
+    slots_busy: int = 0
+    price_micro: int = 0
 
     @property
     def rooms(self) -> dict[str, Seen]:
@@ -83,7 +95,7 @@ def test_who_may_serve(said: dict[str, Any], allowed: set[str]) -> None:
         ({"order": ("node:p1", "p3")}, {"p1"}),
         ({"sort": "throughput"}, {"p2"}),
         ({"sort": "latency"}, {"p1"}),
-        # One rate a model: a price ranks nobody here.
+        # One rate a model: all cost the same, and the router's own score decides.
         ({"sort": "price", "ignore": ("p9",)}, {"p1", "p2", "p3"}),
         ({"order": ("p9",), "sort": "latency"}, {"p1"}),
     ],
@@ -97,6 +109,39 @@ def test_who_is_wanted_most_among_the_free(said: dict[str, Any], wanted: set[str
     choice = choose(ProviderPreferences(**said), (*KNOWN, Named("p9", "away")))
     assert choice is not None
     assert {node.peer for node in choice.wanted(nodes, "d")} == wanted
+
+
+def test_the_cheapest_are_wanted_most_where_nodes_have_prices() -> None:
+    cheap, also, dear = (Candidate(peer, price_micro=price) for peer, price in
+                         (("p1", 100), ("p2", 100), ("p3", 101)))  # fmt: skip
+    assert chosen(sort="price").wanted((dear, cheap, also), "d") == [cheap, also]
+
+
+def test_throughput_is_what_one_more_stream_would_get() -> None:
+    big = Candidate("p1", seen=Seen(100.0), slots_busy=9)
+    small = Candidate("p2", seen=Seen(20.0))
+    assert chosen(sort="throughput").wanted((big, small), "d") == [small]
+    assert chosen(sort="throughput").wanted((Candidate("p1", seen=Seen(100.0)), small), "d") != [
+        small
+    ]
+
+
+@pytest.mark.parametrize("sort", ["throughput", "latency"])
+def test_values_within_5_percent_tie_and_leave_it_to_the_score(sort: str) -> None:
+    nodes = [
+        Candidate("p1", seen=Seen(100.0, 0.100)),
+        Candidate("p2", seen=Seen(97.0, 0.104)),
+        Candidate("p3", seen=Seen(90.0, 0.110)),
+    ]
+    assert chosen(sort=sort).wanted(nodes, "d") == nodes[:2]
+    # Nothing is measured: a tie as well.
+    nothing = [Candidate("p1"), Candidate("p2")]
+    assert chosen(sort=sort).wanted(nothing, "d") == nothing
+
+
+def test_the_clients_order_goes_before_its_sort() -> None:
+    slow, fast = Candidate("p1", seen=Seen(1.0)), Candidate("p2", seen=Seen(9.0))
+    assert chosen(order=("p1",), sort="throughput").wanted((fast, slow), "d") == [slow]
 
 
 def test_an_unmeasured_node_comes_after_those_that_were_measured() -> None:

@@ -48,8 +48,9 @@ async def echo_peer(pool: Any) -> AsyncIterator[str]:
         key=key,
         engines={pool.DIGEST: engine},
         clock=pool.clock,
-        engine_state=lambda: ("ready", None),
-        on_drain=lambda _reason: None,
+        engine_faults=lambda: (),
+        on_drain=lambda _drain: None,
+        on_standing=lambda _standing: None,
     )
     running = asyncio.create_task(session.run())
     while not pool.coordinator.registry.ready_count():  # noqa: ASYNC110

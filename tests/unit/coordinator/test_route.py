@@ -153,3 +153,20 @@ def test_the_largest_request_is_what_some_node_can_hold() -> None:
     assert largest_tokens([node("a", kv_tokens=50), node("b", kv_tokens=70)], "d") == 70
     assert largest_tokens([node("a")], "d") == 100
     assert largest_tokens([node("a")], "other") is None
+
+
+def test_a_resumed_answer_is_prefill_of_what_is_out_and_decode_of_what_is_left() -> None:
+    need = Need("d", prompt_tokens=20, max_tokens=60, expected_tokens=40)
+    rest = need.resumed(30)
+    assert (rest.prompt_tokens, rest.max_tokens, rest.output_tokens) == (50, 30, 10)
+    assert rest.kv_tokens == need.kv_tokens, "the room that it takes is the same"
+    # Longer than expected already: a quarter of an answer is still to come, and at most the bound.
+    assert need.resumed(45).output_tokens == 10
+    assert need.resumed(59).output_tokens == 1
+    assert replace(need, expected_tokens=None).resumed(30).output_tokens == 30
+    reader, writer = node("reader", speed=10.0), node("writer", speed=20.0)
+    reader.rooms["d"].speed.prefilled(100, 0.1)
+    writer.rooms["d"].speed.prefilled(100, 10.0)
+    # 40 ids: 4.02 s and 4 s; of the last 10 with 50 to prefill: 1.05 s and 5.5 s.
+    assert pick([reader, writer], replace(need, prompt_tokens=10, cached={"writer": 10})) is writer
+    assert pick([reader, writer], rest) is reader

@@ -62,14 +62,15 @@ def test_too_little_to_measure_measures_nothing() -> None:
     assert speed == Speed(slots=4)
 
 
-def test_a_probe_alone_measures_prefill_and_decode_and_one_among_others_decode_only() -> None:
+def test_it_is_known_whether_more_than_one_stream_was_ever_measured() -> None:
     speed = Speed(slots=4)
-    speed.probed(prompt_tokens=200, first_id_s=0.5, ids=40, rest_s=1.0, streams=4)
-    assert speed.prefill_tokens_per_s is None
-    assert speed.full_tokens_per_s == pytest.approx(160)
-    speed.probed(prompt_tokens=200, first_id_s=0.5, ids=40, rest_s=0.5, streams=1)
-    assert speed.prefill_tokens_per_s == pytest.approx(400)
-    assert speed.alone_tokens_per_s == pytest.approx(80)
+    speed.decoded(50, 1.0, 1)
+    assert not speed.knows_shared
+    speed.decoded(50, 1.0, 4)
+    assert speed.knows_shared
+    single = Speed(slots=1)
+    single.decoded(50, 1.0, 1)
+    assert not single.knows_shared
 
 
 @given(

@@ -59,6 +59,27 @@ async def test_frames_come_back_whole_and_in_order_whatever_the_child_prints(
     assert (await heard.gone).returncode == 0
 
 
+async def test_the_frames_of_one_turn_are_one_write(tmp_path: Path) -> None:
+    child, heard = await start(tmp_path)
+    stdin = child._process.stdin
+    assert stdin is not None
+    writes: list[bytes] = []
+    write = stdin.write
+    stdin.write = lambda data: (writes.append(bytes(data)), write(data))[1]  # type: ignore[method-assign]
+    for body in (b"abc", b"def", b"ghi"):
+        child.send(body)
+    got = [await asyncio.wait_for(heard.frames.get(), 20) for _ in range(3)]
+    assert got == [b"cba", b"fed", b"ihg"] and len(writes) == 1
+    await child.stop()
+
+
+async def test_what_was_sent_before_a_stop_is_read(tmp_path: Path) -> None:
+    child, heard = await start(tmp_path)
+    child.send(b"abc")
+    await child.stop(grace_s=20.0)
+    assert heard.frames.get_nowait() == b"cba"
+
+
 async def test_a_killed_child_is_an_event_with_its_last_words(tmp_path: Path) -> None:
     child, heard = await start(tmp_path)
     child.send(b"die")

@@ -1,4 +1,4 @@
-"""Who may join: invites are counted in the database, revoked keys are refused at once."""
+"""Who may join: invites are counted in the database, banned keys are refused at once."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from parhelion import identity, ledger
 from parhelion.identity import Invites, NodeAccess, NodeKey, Succession, peer_of, succeed
 from parhelion.identity.access import Mode
 from parhelion.identity.invites import INVITES_LIMIT
-from parhelion.store import Store
-from parhelion.words import Problem, ProblemCode
+from parhelion.store import Statement, Store
+from parhelion.words import AssetClass, Problem, ProblemCode
 
 KEY, NEW = NodeKey(bytes(32)), NodeKey(bytes(range(32)))
 PEER = KEY.peer
@@ -150,15 +151,15 @@ async def test_one_who_came_by_invite_is_not_on_the_list(
 
 
 @pytest.mark.parametrize("mode", ["open", "invite", "list"])
-async def test_a_revoked_key_is_refused_at_once_in_every_mode(
+async def test_a_banned_key_is_refused_at_once_in_every_mode(
     access: MakeAccess, invites: Invites, mode: Mode
 ) -> None:
     pool = await access(mode, (PEER,))
     await pool.admit(PEER, None)
-    revoking = asyncio.create_task(pool.revoke(PEER, "seen cheating"))
+    banning = asyncio.create_task(pool.ban(PEER, "seen cheating"))
     await asyncio.sleep(0)
     await refused(pool.admit(PEER, None))
-    await revoking
+    await banning
     secret = await invites.create(uses=1, ttl_s=60)
     await refused(pool.admit(PEER, secret))
     await refused((await access(mode, (PEER,))).admit(PEER, secret))
@@ -166,14 +167,14 @@ async def test_a_revoked_key_is_refused_at_once_in_every_mode(
     await pool.admit(PEER, None)
 
 
-async def test_a_revocation_wins_over_an_admission_on_its_way(
+async def test_a_ban_wins_over_an_admission_on_its_way(
     access: MakeAccess, invites: Invites
 ) -> None:
     pool = await access("invite")
     secret = await invites.create(uses=1, ttl_s=60)
-    revoking = asyncio.create_task(pool.revoke(PEER, "now"))
+    banning = asyncio.create_task(pool.ban(PEER, "now"))
     admitting = asyncio.create_task(pool._redeem(PEER, secret))
-    await revoking
+    await banning
     await refused(admitting)
     await refused(pool.admit(PEER, secret))
     # The refused unit took the use back with it.
@@ -181,7 +182,7 @@ async def test_a_revocation_wins_over_an_admission_on_its_way(
 
 
 @pytest.mark.parametrize("turns", range(8))
-async def test_a_node_that_is_revoked_while_its_invite_is_spent_is_not_admitted(
+async def test_a_node_that_is_banned_while_its_invite_is_spent_is_not_admitted(
     access: MakeAccess, invites: Invites, turns: int
 ) -> None:
     pool = await access("invite")
@@ -191,9 +192,9 @@ async def test_a_node_that_is_revoked_while_its_invite_is_spent_is_not_admitted(
         await asyncio.sleep(0)
     if admitting.done():
         await admitting
-    revoking = asyncio.create_task(pool.revoke(PEER, "now"))
-    await asyncio.wait([admitting, revoking])
-    await revoking
+    banning = asyncio.create_task(pool.ban(PEER, "now"))
+    await asyncio.wait([admitting, banning])
+    await banning
     if admitting.exception() is None:
         # It was in before anybody said otherwise: the last look before it becomes a member.
         with pytest.raises(Problem):
@@ -201,19 +202,101 @@ async def test_a_node_that_is_revoked_while_its_invite_is_spent_is_not_admitted(
     await refused(pool.admit(PEER, secret))
 
 
-async def test_a_revocation_that_was_not_written_does_not_count(
+async def test_a_ban_that_was_not_written_does_not_count(access: MakeAccess, store: Store) -> None:
+    pool = await access("open")
+    await store.close()
+    await refused(pool.ban(PEER, "x"), ProblemCode.STORE_UNAVAILABLE)
+    await pool.admit(PEER, None)
+
+
+async def test_a_bans_reason_is_told_also_after_a_restart(access: MakeAccess) -> None:
+    pool = await access("open")
+    await pool.ban(PEER, "it lied")
+    for again in (pool, await access("open")):
+        problem = await refused(again.admit(PEER, None))
+        assert problem.message == "this node was banned by the pool's owner: it lied"
+        assert "nodes allow" in problem.hint
+    await pool.ban(PEER, "")
+    problem = await refused((await access("open")).admit(PEER, None))
+    assert problem.message == "this node was banned by the pool's owner"
+
+
+async def test_a_drain_outlasts_a_restart_and_changes_nobodys_access(
+    access: MakeAccess, invites: Invites
+) -> None:
+    pool = await access("invite")
+    secret = await invites.create(uses=1, ttl_s=60)
+    await pool.admit(PEER, secret)
+    draining = asyncio.create_task(pool.drains.drain(PEER, "new fan"))
+    await asyncio.sleep(0)
+    await refused(pool.admit(PEER, None), ProblemCode.DRAINING)
+    assert await draining == "drained by the pool's owner: new fan"
+    again = await access("invite")
+    problem = await refused(again.consider(PEER, None), ProblemCode.DRAINING)
+    assert "new fan" in problem.message and f"nodes undrain {PEER}" in problem.hint
+    await pool.ban(PEER, "worse")
+    await refused(pool.admit(PEER, None), ProblemCode.LINK_REFUSED)
+    await pool.allow(PEER)
+    await refused(pool.admit(PEER, None), ProblemCode.DRAINING)
+    await pool.drains.undrain(PEER)
+    await pool.admit(PEER, None)
+    await (await access("invite")).admit(PEER, None)
+
+
+async def test_a_drained_node_spends_no_invite(access: MakeAccess, invites: Invites) -> None:
+    pool = await access("invite")
+    secret = await invites.create(uses=1, ttl_s=60)
+    await pool.drains.drain(PEER, "")
+    await refused(pool.admit(PEER, secret), ProblemCode.DRAINING)
+    await pool.admit(NEW.peer, secret)
+
+
+async def test_a_drain_that_was_not_written_does_not_count(
     access: MakeAccess, store: Store
 ) -> None:
     pool = await access("open")
     await store.close()
-    await refused(pool.revoke(PEER, "x"), ProblemCode.STORE_UNAVAILABLE)
+    await refused(pool.drains.drain(PEER, "x"), ProblemCode.STORE_UNAVAILABLE)
     await pool.admit(PEER, None)
+
+
+async def test_near_lets_in_who_comes_from_this_machine_and_asks_all_others_for_an_invite(
+    access: MakeAccess, invites: Invites
+) -> None:
+    pool = await access("near")
+    await pool.admit(PEER, None, "near")
+    await pool.consider(PEER, None, "near")
+    assert "by invite" in (await refused(pool.admit(PEER, None, "far"))).message
+    assert "by invite" in (await refused(pool.consider(PEER, None))).message
+    secret = await invites.create(uses=1, ttl_s=60)
+    await pool.admit(PEER, secret, "far")
+    await pool.admit(PEER, None, "far")
+    for mode in ("invite", "list"):
+        await refused((await access(mode)).admit(NEW.peer, None, "near"))
+
+
+async def test_bans_of_an_older_file_are_kept(tmp_path: Path, clock: Any) -> None:
+    older = (*ledger.MIGRATIONS, identity.MIGRATIONS[0])
+    file = await Store.open(tmp_path / "old", older, AssetClass.LOCAL, clock)
+    insert = "INSERT INTO node_access(peer, state, reason, next, at_ms) VALUES (?, ?, ?, ?, 1)"
+    rows = ((PEER, "revoked", "it lied", None), (NEW.peer, "succeeded", "", PEER))
+    await file.commit([Statement("test", insert, row, rows=1) for row in rows])
+    await file.close()
+    newer = (*ledger.MIGRATIONS, *identity.MIGRATIONS)
+    file = await Store.open(tmp_path / "old", newer, AssetClass.LOCAL, clock)
+    pool = NodeAccess(file, clock, Invites(file, clock), "open", ())
+    await pool.load()
+    assert "banned by the pool's owner: it lied" in (await refused(pool.admit(PEER, None))).message
+    assert "succeeded by another" in (await refused(pool.admit(NEW.peer, None))).message
+    kept = await file.read("SELECT next FROM node_access WHERE peer = ?", (NEW.peer,))
+    assert kept[0][0] == PEER
+    await file.close()
 
 
 async def test_a_malformed_peer_id_is_refused_everywhere(access: MakeAccess) -> None:
     pool = await access("open")
     await refused(pool.admit("12D3KooW", None), ProblemCode.INVALID_REQUEST)
-    await refused(pool.revoke("12D3KooW", ""), ProblemCode.INVALID_REQUEST)
+    await refused(pool.ban("12D3KooW", ""), ProblemCode.INVALID_REQUEST)
     await refused(access("list", ("12D3KooW",)), ProblemCode.INVALID_REQUEST)
 
 
@@ -266,10 +349,10 @@ async def test_a_key_that_was_never_here_hands_nothing_on(access: MakeAccess, cl
 
 async def test_a_revoked_key_names_no_successor_and_is_none(access: MakeAccess, clock: Any) -> None:
     pool = await access("list", (PEER,))
-    await pool.revoke(PEER, "stolen")
+    await pool.ban(PEER, "stolen")
     await refused(pool.succeed(succeed(KEY, NEW.peer, clock.ms)))
     await pool.allow(PEER)
-    await pool.revoke(NEW.peer, "banned")
+    await pool.ban(NEW.peer, "banned")
     await refused(pool.succeed(succeed(KEY, NEW.peer, clock.ms)))
     await pool.admit(PEER, None)
 

@@ -83,6 +83,44 @@ def test_systemd_finds_nothing_to_say_of_the_unit(wanted: Service, tmp_path: Pat
     assert file.name not in checked.stderr, checked.stderr
 
 
+ODD_PLACE = "my tools 100%h/$HOME"
+"""A folder that is spelt with what systemd gives a meaning to."""
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not here")
+def test_systemd_takes_a_program_and_folders_with_spaces_and_signs(tmp_path: Path) -> None:
+    place = tmp_path / ODD_PLACE
+    place.mkdir(parents=True)
+    (place / "py thon").symlink_to(sys.executable)
+    wanted = Service(
+        label="parhelion-node",
+        command=(
+            str(place / "py thon"),
+            "-m",
+            "parhelion",
+            "--data",
+            str(place),
+            "-m",
+            "it's.gguf",
+        ),
+        environment={"PARHELION_DATA": str(place), "HTTPS_PROXY": 'http://a"b\\c'},
+        folder=str(place),
+    )
+    test_systemd_finds_nothing_to_say_of_the_unit(wanted, tmp_path)
+    # It looks whether the program is there: the check above would have seen another path.
+    (place / "py thon").unlink()
+    with pytest.raises(AssertionError, match="is not executable"):
+        test_systemd_finds_nothing_to_say_of_the_unit(wanted, tmp_path)
+
+
+def test_a_path_that_systemd_never_runs_is_named_before_anything_is_written() -> None:
+    for sign in "\"'\\":
+        odd = Service(label="x", command=(f"/a{sign}b/python",), environment={}, folder="/")
+        with pytest.raises(Problem, match="quotes or backslashes") as refused:
+            service.unit_text(odd, graded=False)
+        assert "another path" in refused.value.hint
+
+
 def test_signs_that_systemd_would_read_are_written_twice() -> None:
     text = service.unit_text(ODD, graded=False)
     assert '"a \\"b\\" \\\\ $$HOME %%h"' in text
@@ -96,6 +134,20 @@ def test_a_launchd_agent_says_the_same() -> None:
     assert agent["ProgramArguments"] == list(SERVICE.command)
     assert agent["KeepAlive"] == {"SuccessfulExit": False} and agent["RunAtLoad"]
     assert agent["StandardErrorPath"] == "/data/node.log" and agent["Umask"] == 0o077
+
+
+def test_a_launchd_agent_keeps_every_word_as_it_is() -> None:
+    words = (f"/{ODD_PLACE}/py thon", "-m", 'a "b" <&> \\ it\'s', "--data", "/Bücher/50 %")
+    odd = Service(
+        label="parhelion-node",
+        command=words,
+        environment={"HTTPS_PROXY": "http://a&b:<c>@p"},
+        folder="/Bücher/50 %",
+    )
+    agent = plistlib.loads(service.agent_plist(odd))
+    assert agent["ProgramArguments"] == list(words)
+    assert agent["EnvironmentVariables"] == odd.environment
+    assert agent["StandardOutPath"] == "/Bücher/50 %/node.log"
 
 
 def test_each_data_folder_has_its_own_service() -> None:

@@ -16,6 +16,7 @@ from parhelion.link import (
     Cut,
     Drain,
     Draining,
+    EngineState,
     FromNode,
     Heartbeat,
     JobFailed,
@@ -23,6 +24,7 @@ from parhelion.link import (
     Open,
     Register,
     Signed,
+    Standing,
     Steps,
     Welcome,
     accept,
@@ -44,8 +46,9 @@ class Scene:
     def __init__(self, session: Session, far: Carrier[FromNode]) -> None:
         self.session = session
         self.far = far
-        self.drained: list[str] = []
-        self.engine_state: tuple[str, str | None] = ("ready", None)
+        self.drained: list[Drain] = []
+        self.standings: list[Standing] = []
+        self.engine_faults: tuple[EngineState, ...] = ()
         self.run = asyncio.create_task(session.run())
 
     async def hear(self, kind: type[Any]) -> Any:
@@ -84,8 +87,9 @@ async def scene(engine: Any, key: NodeKey, clock: Any) -> AsyncIterator[Scene]:
             key=key,
             engines={engine.card.digest: engine},
             clock=clock,
-            engine_state=lambda: made[0].engine_state if made else ("ready", None),
-            on_drain=lambda reason: made[0].drained.append(reason),
+            engine_faults=lambda: made[0].engine_faults if made else (),
+            on_drain=lambda drain: made[0].drained.append(drain),
+            on_standing=lambda standing: made[0].standings.append(standing),
         )
         made.append(Scene(session, coordinator))
         yield made[0]
@@ -103,10 +107,11 @@ async def test_it_beats_at_the_pace_it_was_told_and_at_once_when_the_engine_chan
         await scene.hear(Heartbeat)
     assert 3 * BEAT_S < loop.time() - began_s < 5 * 4 * BEAT_S
     began_s = loop.time()
-    scene.engine_state = ("crashed", "signal 9")
+    scene.engine_faults = (EngineState(digest="d", state="crashed", reason="signal 9"),)
     scene.session.beat()
     beat = await scene.hear(Heartbeat)
     assert (beat.engine, beat.reason) == ("crashed", "signal 9")
+    assert beat.engines == scene.engine_faults
     assert loop.time() - began_s < BEAT_S / 2
 
 
@@ -190,10 +195,19 @@ async def test_a_drain_that_takes_too_long_hands_jobs_back(
 
 
 async def test_a_drain_from_the_coordinator_is_the_agents_to_obey(scene: Scene) -> None:
-    await scene.far.send(Drain(reason="rest"))
+    await scene.far.send(Drain(reason="rest", deadline_s=3.0))
     await scene.hear(Heartbeat)
     await scene.hear(Heartbeat)
-    assert scene.drained == ["rest"]
+    assert scene.drained == [Drain(reason="rest", deadline_s=3.0)]
+
+
+async def test_its_standing_is_told_to_the_agent(scene: Scene) -> None:
+    told = [Standing(paid_work=False, reason="x", state="measuring"), Standing(paid_work=True)]
+    for standing in told:
+        await scene.far.send(standing)
+    await scene.hear(Heartbeat)
+    await scene.hear(Heartbeat)
+    assert scene.standings == told
 
 
 async def test_a_bye_ends_the_session_and_cancels_its_jobs(

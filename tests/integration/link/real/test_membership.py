@@ -1,8 +1,10 @@
-"""Who is a node of the real pool: revoked, invited, drained, and back after a restart."""
+"""Who is a node of the real pool: banned, invited, drained, and back after a restart."""
 
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,17 +19,20 @@ from parhelion.words import Problem, ProblemCode
 
 TWIN = "tests/twin"
 TOKENS = 100
+MANY_TOKENS = 400
+"""Sixteen seconds of answer: a command and two nodes take some of them."""
+
 REJOIN_LIMIT_S = 30.0
 """Backoff waits at most a second or two in so short an absence; the rest is the machine's."""
 
 
 @pytest.mark.usefixtures("unnoticed")
-def test_a_revoked_node_is_dropped_at_once_and_refused_on_return(paid: Any, tmp_path: Path) -> None:
+def test_a_banned_node_is_dropped_at_once_and_refused_on_return(paid: Any, tmp_path: Path) -> None:
     log = paid.log()
     node = paid.node(tmp_path / "node", model=TWIN)
     peer = node.ready["peer"]
     victim = paid.say(2000, TWIN)
-    path, reason = f"/v1/nodes/{peer}/revoke", "it lied about its model"
+    path, reason = f"/v1/nodes/{peer}/ban", "it lied about its model"
     assert paid.pool.call("POST", path, {"reason": reason})[0] == 403, "for the admin only"
     assert peer in paid.states()
 
@@ -38,12 +43,16 @@ def test_a_revoked_node_is_dropped_at_once_and_refused_on_return(paid: Any, tmp_
     victim.ended()
     assert victim.error is not None and not victim.is_whole
     assert node.process.wait(20) == 1, "it does not come back by itself"
-    assert paid.log_of(node).until(event="refused")["cause"] == reason
+    assert (
+        paid.log_of(node)
+        .until(event="refused")["cause"]
+        .endswith(f"banned by the pool's owner: {reason}")
+    )
     log.until(event="node session ended", node=peer, code="link_refused")
 
     said = paid.refused_node(tmp_path / "node", model=TWIN)
-    assert "revoked" in said and "hint: " in said
-    assert "revoked" in log.until(event="node refused", node=peer)["event"]
+    assert "banned" in said and "hint: " in said
+    assert "banned" in log.until(event="node refused", node=peer)["event"]
     assert paid.pool.call("POST", f"/v1/nodes/{peer}/allow", {}, key=paid.admin_key)[0] == 200
     again = paid.node(tmp_path / "node", model=TWIN)
     assert again.ready["peer"] == peer
@@ -65,6 +74,69 @@ def test_a_drained_node_finishes_its_answer_and_takes_no_other(paid: Any, tmp_pa
     assert answer.is_whole and answer.error is None and answer.finish == "length"
     assert node.process.wait(20) == 0
     assert peer not in paid.states()
+
+
+def run(paid: Any, *words: str) -> str:
+    """What a command of the pool's owner prints; it must succeed."""
+    command = [sys.executable, "-m", "parhelion", *words, "--data", str(paid.data)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def shown(paid: Any, peer: str) -> tuple[str, str]:
+    """A node's state and reason, as anyone sees them; also of one that is not here."""
+    nodes = paid.pool.call("GET", "/v1/nodes")[2]["data"]
+    return next((one["state"], one["reason"]) for one in nodes if one["peer"] == peer)
+
+
+def two_nodes_and_a_stream(paid: Any, tmp_path: Path) -> tuple[Any, Any, Any]:
+    """The node that serves the stream, the one that could, and the stream."""
+    nodes = [paid.node(tmp_path / name, "--name", name, model=TWIN) for name in ("here", "there")]
+    stream = paid.say(MANY_TOKENS, TWIN)
+    busy = {one["peer"]: one["slots_busy"] for one in paid.pool.call("GET", "/v1/nodes")[2]["data"]}
+    nodes.sort(key=lambda node: -busy[node.ready["peer"]])
+    return (*nodes, stream)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unnoticed")
+def test_a_banned_nodes_stream_goes_on_at_another_node(paid: Any, tmp_path: Path) -> None:
+    bad, good, stream = two_nodes_and_a_stream(paid, tmp_path)
+    peer, name = bad.ready["peer"], Path(bad.log).parent.name
+    assert run(paid, "nodes", "ban", name, "--reason", "it lied") == f"banned {peer}\n"
+    assert not stream.is_whole, "all this was in the middle of the answer"
+    assert shown(paid, peer) == ("refused", "this node was banned by the pool's owner: it lied")
+    assert bad.process.wait(20) == 1
+    stream.ended(40)
+    assert stream.is_whole and stream.error is None and stream.finish == "length"
+    assert stream.usage["nodes"] == [peer, good.ready["peer"]]
+    run(paid, "nodes", "allow", peer)
+    assert good.stop() == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("unnoticed")
+def test_a_node_that_the_owner_drains_waits_outside_until_it_is_undrained(
+    paid: Any, tmp_path: Path
+) -> None:
+    node, other, stream = two_nodes_and_a_stream(paid, tmp_path)
+    peer, said = node.ready["peer"], paid.log_of(node)
+    reason = "drained by the pool's owner: new fan"
+    words = ("--reason", "new fan", "--within", "2s")
+    assert run(paid, "nodes", "drain", peer, *words) == f"drained {peer}\n"
+    assert shown(paid, peer) == ("draining", reason)
+    # What was left after two seconds went on elsewhere.
+    stream.ended(40)
+    assert stream.is_whole and stream.error is None
+    assert stream.usage["nodes"] == [peer, other.ready["peer"]]
+    said.until(event="no link to the coordinator", cause=reason, hint="nodes undrain")
+    assert peer not in paid.states() and node.process.poll() is None, "it waits"
+    assert shown(paid, peer) == ("refused", reason)
+    assert run(paid, "nodes", "undrain", peer) == f"undrained {peer}\n"
+    paid.until_ready(peer, REJOIN_LIMIT_S)
+    for one in (node, other):
+        assert one.stop() == 0
 
 
 class Home:
@@ -163,6 +235,7 @@ def test_after_a_restart_of_the_coordinator_its_nodes_come_back_by_themselves(
         before.pool.kill()
     else:
         assert before.pool.stop() == 0
+        said.until(event="no link to the coordinator", cause="the coordinator is stopping")
     said.until(event="no link to the coordinator")
     # It keeps knocking, and waits longer each time.
     said.until(cause="nobody listens")

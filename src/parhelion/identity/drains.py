@@ -1,0 +1,80 @@
+"""Nodes that the pool's owner has drained: kept over restarts, and told to wait outside."""
+
+from __future__ import annotations
+
+from parhelion.identity.peers import public_of
+from parhelion.store import Statement, Store
+from parhelion.words import Clock, Problem, ProblemCode
+
+REASON_LIMIT_CHARS = 200
+
+DRAIN_DEADLINE_S = 25.0
+"""What running answers get before they move to other nodes, where nobody says otherwise."""
+
+DRAIN_LIMIT_S = 3600.0
+"""An hour: the longest answers are over, and a drain that never ends is none."""
+
+_DRAIN = """
+INSERT INTO node_drains(peer, reason, at_ms) VALUES (?, ?, ?)
+ON CONFLICT(peer) DO UPDATE SET reason = excluded.reason, at_ms = excluded.at_ms
+"""
+_UNDRAIN = "DELETE FROM node_drains WHERE peer = ?"
+
+
+class Drains:
+    """Who is drained and why; a drain is no judgement, so access and invites stay as they are."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._reasons: dict[str, str] = {}
+
+    async def load(self) -> None:
+        """Read what was decided before; once, before the first node."""
+        rows = await self._store.read("SELECT peer, reason FROM node_drains")
+        self._reasons = {str(peer): str(reason) for peer, reason in rows}
+
+    def reason(self, peer: str) -> str | None:
+        """Why the peer is drained, as it is told; None when it is not."""
+        said = self._reasons.get(peer)
+        return None if said is None else _words(said)
+
+    def refuse(self, peer: str) -> None:
+        """Problem DRAINING when the peer is drained: it may come back, so it goes on asking."""
+        reason = self.reason(peer)
+        if reason is not None:
+            raise Problem(
+                ProblemCode.DRAINING,
+                reason,
+                hint=f"it is let in again after: parhelion nodes undrain {peer}",
+            )
+
+    async def drain(self, peer: str, reason: str) -> str:
+        """Keep the peer out from now on; the reason as it is told. Who asks it to go is the caller.
+
+        At once, while the row is on its way: a node that finishes early must not come back first.
+        """
+        public_of(peer)
+        said, before = reason[:REASON_LIMIT_CHARS], self._reasons.get(peer)
+        self._reasons[peer] = said
+        row = (peer, said, self._clock.now_ms())
+        try:
+            await self._store.commit([Statement("drains.drain", _DRAIN, row, rows=1)])
+        except Problem:
+            # The file does not say so, and memory must not say more than the file.
+            if before is None:
+                self._reasons.pop(peer, None)
+            else:
+                self._reasons[peer] = before
+            raise
+        return _words(said)
+
+    async def undrain(self, peer: str) -> None:
+        """Let the peer come back; nothing happens when it was not drained."""
+        public_of(peer)
+        await self._store.commit([Statement("drains.undrain", _UNDRAIN, (peer,))])
+        self._reasons.pop(peer, None)
+
+
+def _words(said: str) -> str:
+    return "drained by the pool's owner" + (f": {said}" if said else "")
