@@ -49,15 +49,16 @@ OPENINGS = (
 )
 
 QUESTIONS = (
-    "Write a few sentences about a {a} and a {b}.",
-    "What is the difference between a {a} and a {b}?",
-    "How would you describe a {c} to somebody who has never seen one?",
+    "Write {n} sentences about a {a} and a {b} that belong to {who}.",
+    "What is the difference between a {a} and a {b}, and which would you take to a {d}?",
+    "How would {who} describe a {c} to somebody who has only ever seen a {b}?",
     "Give me an idea for a story with a {a}, a {c} and a {d}.",
-    "Why would anybody keep a {b} beside a {d}?",
-    "I need a name for a shop that sells {a}s and {c}s. Explain your choice.",
-    "Write the first lines of a poem about the {d}.",
-    "Explain how a {a} is made, step by step.",
+    "Why would {who} keep a {b} beside a {d}?",
+    "I need a name for a shop that sells {a}s and {c}s near the {d}. Explain your choice.",
+    "Write the first lines of a poem about {who}, the {d} and a {b}.",
+    "Explain on {day} to {who} how a {a} is made from a {c}, step by step.",
 )
+"""None with fewer than three words drawn: a question that came twice would tell what it is."""
 
 SENTENCES = (
     "The {a} stood by the {b}, and nobody moved the {c} from the {d}.",

@@ -17,6 +17,8 @@ def test_no_two_questions_are_alike_and_equal_dice_draw_equal_ones() -> None:
     dice = random.Random(1)
     drawn = [draw(dice) for _ in range(500)]
     assert len({str(one.messages) for one in drawn}) == 500
+    short = [draw(dice, 1) for _ in range(500)]
+    assert len({str(one.messages[-1].content) for one in short}) >= 497
     assert draw(random.Random(2)) == draw(random.Random(2))
 
 
