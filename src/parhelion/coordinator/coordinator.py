@@ -124,9 +124,9 @@ class Coordinator:
             tokeniser=tokeniser,
             clock=clock,
             entropy=entropy,
-            own=(*own, *([fallback] if fallback else ())) if config.nodes.probe else (),
+            own=(*own, *([fallback] if fallback else ())),
             places=self.places,
-            changed=self.registry.reassess,
+            enabled=config.nodes.probe,
         )
         self.sweeper = Sweeper(ledger, gate, self.service.holds)
         self._show(metrics)

@@ -4,7 +4,7 @@ A probe is a fresh question whose ids are compared with what the pool's own engi
 same ids; who serves another model, a cut context or noise gets no paid work. At join it comes
 alone, then with full slots; later it stands in the queue like anybody's prompt, so it finds the
 node as users do, idle or busy. The own engine is the fallback's or the local node's; a pool
-without one proves nothing, sends no probes, and learns speed from service alone.
+without one proves nothing, and its nodes are only timed (`timing`).
 """
 
 from __future__ import annotations
@@ -12,50 +12,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from heapq import nsmallest
 from operator import itemgetter
-from typing import Protocol
 
-import msgspec
-
+from parhelion.coordinator.asking import Asker, Tokeniser
 from parhelion.coordinator.compare import Tally, Verdict, tolerance
 from parhelion.coordinator.judge import compare
 from parhelion.coordinator.own import OwnEngines, standing_of
 from parhelion.coordinator.place import Places
-from parhelion.coordinator.probe import Probe
-from parhelion.coordinator.provider import Choice
-from parhelion.coordinator.questions import LONGEST_SENTENCES, Question, draw
+from parhelion.coordinator.questions import LONGEST_SENTENCES, Question
 from parhelion.coordinator.registry import Node, Registry, Room
-from parhelion.coordinator.route import Need, has_place
 from parhelion.coordinator.session import Session
+from parhelion.coordinator.timing import Timing
 from parhelion.identity import Entropy
 from parhelion.link import Standing
 from parhelion.models import Catalogue, Model
 from parhelion.words import (
-    Ask,
     Clock,
     Job,
     Problem,
-    ProblemCode,
-    kin,
-    mint,
 )
 
 log = logging.getLogger("parhelion.coordinator")
 
 PROBED = ("ready", "measuring", "refused")
 """States of nodes that are there and would answer."""
-
-PROBE_LINE = "probe"
-"""Whose turn a probe takes at the tokeniser host and in the queue: an account of its own; none has
-this name."""
-
-PLACE_WAIT_S = 60.0
-"""For a slot of a node that is full; its turn comes as one account's among those that wait."""
 
 JOIN_SENTENCES = 6
 """Who joins waits for its first comparison: questions are short then, and of any length later."""
@@ -85,9 +69,6 @@ PROBES_AT_ONCE = 4
 PROBES_WAITING = 16
 """Beside those: probes that wait for a slot of a full node keep nobody who joins waiting."""
 
-DEADLINE_S = 30.0
-"""For one probe: a node that takes longer for some hundred tokens and 40 ids is not of use."""
-
 AGAIN_S = 600.0
 """Between probes of a node that passed; random by half, so that none can be waited for."""
 
@@ -99,12 +80,6 @@ LOOK_S = 1.0
 
 FAILURES_LIMIT = 3
 """Probes in a row without an answer: then the node gets no paid work until one has."""
-
-
-class Tokeniser(Protocol):
-    """What a probe needs of the tokeniser host."""
-
-    async def prepare(self, model: Model, ask: Ask, line: str) -> tuple[int, ...]: ...
 
 
 @dataclass(slots=True)
@@ -130,20 +105,19 @@ class Prober:
         entropy: Entropy,
         own: Collection[str],
         places: Places,
-        changed: Callable[[Node], None],
+        enabled: bool,
     ) -> None:
         self._registry = registry
-        self._places = places
         self._catalogue = catalogue
-        self._tokeniser = tokeniser
+        self._asker = Asker(tokeniser, clock, entropy, places)
         self._clock = clock
         self._entropy = entropy
-        self._own = OwnEngines(registry, own)
+        self._own = OwnEngines(registry, own if enabled else ())
+        self._timing = Timing(registry, catalogue, self._asker, self._own, clock)
+        self._enabled = enabled
         self._told: dict[str, Standing] = {}
-        self._changed = changed
         self._trials: dict[tuple[str, str], Trial] = {}
         self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._waiting = 0
         self._joined = asyncio.Event()
 
     def meet(self, node: Node) -> None:
@@ -158,11 +132,14 @@ class Prober:
         else:
             for digest, room in rooms.items():
                 self._own.bar(digest, room)
+        if self._enabled:
+            self._timing.meet(node, rooms)
         self._joined.set()
 
     def forget(self, node: Node) -> None:
         """A node left: when it comes back it is a stranger again."""
         self._told.pop(node.peer, None)
+        self._timing.forget(node)
         for digest in node.rooms:
             self._trials.pop((node.peer, digest), None)
 
@@ -172,11 +149,13 @@ class Prober:
             while True:
                 self._review()
                 self._start_due()
+                self._timing.start_due()
                 self._joined.clear()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LOOK_S):
                         await self._joined.wait()
         finally:
+            await self._timing.stop()
             for task in self._running.values():
                 task.cancel()
             if self._running:
@@ -189,12 +168,12 @@ class Prober:
                 room.measuring for room in member.node.rooms.values()
             ):
                 if self._own.review(member.node):
-                    self._changed(member.node)
+                    self._registry.reassess(member.node)
                 self._tell(member)
 
     def _start_due(self) -> None:
         """Start what is due, as many as may run; who was never compared goes before all others."""
-        free = PROBES_AT_ONCE - len(self._running) + min(self._waiting, PROBES_WAITING)
+        free = PROBES_AT_ONCE - len(self._running) + min(self._asker.waiting, PROBES_WAITING)
         if free <= 0 or not self._own:
             return
         # In the order of joining those that are due again would come first, for ever: with more
@@ -246,7 +225,7 @@ class Prober:
         try:
             longest = JOIN_SENTENCES if room.measuring else LONGEST_SENTENCES
             question, job = await self._draw(model, room, longest)
-            theirs = await self._ids_of(session, job, question.ids)
+            theirs = await self._asker.ids_of(session, job, question.ids)
         except Problem as problem:
             self._failed(session, room, trial, problem)
             return
@@ -287,7 +266,7 @@ class Prober:
         """
         drawn = [await self._draw(model, room, CROWD_SENTENCES) for _ in range(_crowd_size(room))]
         answers = await asyncio.gather(
-            *(self._ids_of(session, job, question.ids) for question, job in drawn),
+            *(self._asker.ids_of(session, job, question.ids) for question, job in drawn),
             return_exceptions=True,
         )
         good: list[tuple[Job, Sequence[int]]] = []
@@ -298,61 +277,12 @@ class Prober:
                 raise ids
             else:
                 good.append((job, ids))
-        for job, ids in self._dice().sample(good, min(len(good), CROWD_COMPARED)):
+        for job, ids in self._asker.dice().sample(good, min(len(good), CROWD_COMPARED)):
             await self._judge(session, trial, job, ids)
 
     async def _own_ids(self, own: Session, job: Job) -> Sequence[int]:
         # A node runs no two jobs of one name; under the same scope the prompt is cached.
-        fresh = msgspec.structs.replace(job, job=self._job_id())
-        return await self._ids_of(own, fresh, job.max_tokens)
-
-    async def _ids_of(self, session: Session, job: Job, enough: int) -> tuple[int, ...]:
-        """Run a job at a node and time it; Problem when it does not answer in time."""
-        need = Need(
-            job.digest,
-            len(job.prompt_ids),
-            job.max_tokens,
-            choice=Choice(only=frozenset({session.node.peer})),
-        )
-        free = await self._reserve(session, need)
-        # A second look at the same prompt finds it cached, and says nothing of speed.
-        paced = not job.output_ids
-        probe = Probe(session, job, self._clock, free, enough=enough, paced=paced)
-        probe.open()
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                # Shielded: a wait that is given up would take the future along, and the slot.
-                fault = await asyncio.shield(probe.over)
-        except TimeoutError:
-            raise _late() from None
-        finally:
-            probe.give_up()
-        if fault is not None:
-            raise fault
-        return tuple(probe.ids[:enough])
-
-    async def _reserve(self, session: Session, need: Need) -> Callable[[], None]:
-        """Take a slot, now or in turn like anybody's prompt; returns what gives it back."""
-        node = session.node
-        if node.rooms[need.digest].barred is not None or has_place(node, need):
-            node.reserve(need, self._clock.monotonic_s())
-            return partial(self._places.free, node, need)
-        ticket = self._places.place(need, PROBE_LINE, PLACE_WAIT_S)
-        self._waiting += 1
-        try:
-            got = await ticket.got
-        except asyncio.CancelledError:
-            self._places.leave(ticket)
-            if not ticket.got.cancelled() and ticket.got.exception() is None:
-                self._places.free(ticket.got.result(), need)
-            raise
-        finally:
-            self._waiting -= 1
-        free = partial(self._places.free, got, need)
-        if got is not node or session.ended:
-            free()
-            raise Problem(ProblemCode.NODE_LOST, "the node left before its probe was sent")
-        return free
+        return await self._asker.ids_of(own, self._asker.again(job), job.max_tokens)
 
     def _failed(self, session: Session, room: Room, trial: Trial, problem: Problem) -> None:
         trial.failures += 1
@@ -373,7 +303,7 @@ class Prober:
             trial.tally = Tally(trial.tally.tolerance)
         if was_barred is not None:
             self._tell(session)
-            self._changed(session.node)
+            self._registry.reassess(session.node)
 
     def _refuse(self, session: Session, room: Room, trial: Trial, reason: str) -> None:
         log.warning("node gets no paid work", extra={"node": session.node.peer, "reason": reason})
@@ -381,7 +311,7 @@ class Prober:
         trial.due_s = self._clock.monotonic_s() + AGAIN_S
         trial.tally = Tally(trial.tally.tolerance)
         self._tell(session)
-        self._changed(session.node)
+        self._registry.reassess(session.node)
 
     def _tell(self, session: Session) -> None:
         """Its operator reads why it earns nothing, or that it does again; once each."""
@@ -390,47 +320,14 @@ class Prober:
             self._told[session.node.peer] = standing
             session.send(standing)
 
-    def _room_tokens(self, room: Room, digest: str) -> int:
-        """Tokens of the largest probe that both engines can hold."""
+    async def _draw(self, model: Model, room: Room, longest: int) -> tuple[Question, Job]:
+        """A question that both engines can hold."""
+        digest = model.card.digest
         own = self._own.session(digest)
         limit = room.largest_tokens
-        return limit if own is None else min(limit, own.node.rooms[digest].largest_tokens)
-
-    async def _draw(self, model: Model, room: Room, longest: int) -> tuple[Question, Job]:
-        """A fresh question as a job; a shorter one where the first does not fit."""
-        while True:
-            question = draw(self._dice(), longest)
-            request = mint("req", self._clock.now_ms(), self._entropy(10))
-            ask = Ask(
-                request=request, dialect="chat", model=model.card.id, messages=question.messages
-            )
-            prompt_ids = await self._tokeniser.prepare(model, ask, PROBE_LINE)
-            left = self._room_tokens(room, model.card.digest) - len(prompt_ids)
-            if left >= question.ids or longest == 1:
-                most = max(1, min(question.max_tokens, left))
-                return question, self._job(model.card.digest, prompt_ids, question, most)
-            longest = max(1, longest // 2)
-
-    def _job(
-        self, digest: str, prompt_ids: tuple[int, ...], question: Question, max_tokens: int
-    ) -> Job:
-        return Job(
-            job=self._job_id(),
-            attempt=1,
-            digest=digest,
-            cache_scope=self._entropy(16).hex(),
-            prompt_ids=prompt_ids,
-            params=question.params,
-            seed=int.from_bytes(self._entropy(8), "big"),
-            max_tokens=max_tokens,
-            opening=self._entropy(32),
-        )
-
-    def _job_id(self) -> str:
-        return kin("job", mint("req", self._clock.now_ms(), self._entropy(10)))
-
-    def _dice(self) -> random.Random:
-        return random.Random(int.from_bytes(self._entropy(16), "big"))
+        if own is not None:
+            limit = min(limit, own.node.rooms[digest].largest_tokens)
+        return await self._asker.draw(model, limit, longest)
 
 
 def _is_able(node: Node, room: Room) -> bool:
@@ -454,7 +351,3 @@ def _crowd_size(room: Room) -> int:
 
 def _digest_of(session: Session, room: Room) -> str:
     return next(digest for digest, one in session.node.rooms.items() if one is room)
-
-
-def _late() -> Problem:
-    return Problem(ProblemCode.DEADLINE_EXCEEDED, f"no answer within {DEADLINE_S:.0f} s")

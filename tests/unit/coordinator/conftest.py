@@ -339,6 +339,7 @@ class Pool:
         limits: LimitsConfig | None = None,
         resume_wait_s: float = 0.05,
         fallback: str | None = None,
+        own: tuple[str, ...] = (),
         probe: bool = False,
     ) -> None:
         self.store = await store.Store.open(
@@ -380,6 +381,7 @@ class Pool:
             metrics=self.metrics,
             need=need,
             fallback=fallback,
+            own=own,
         )
         await self.coordinator.start()
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from parhelion.coordinator import prober, questions
+from parhelion.coordinator import asking, prober, questions, timing
 from parhelion.identity import NodeKey
 from parhelion.link import Cut, Open, Standing
 from parhelion.words import (
@@ -157,12 +157,80 @@ async def test_a_node_that_turns_is_found_at_the_next_probe_and_one_that_mends_i
     await pool.assert_settled()
 
 
-async def test_without_an_engine_of_its_own_a_pool_sends_no_probes(closed_pool: Any) -> None:
-    pool = closed_pool
-    await pool.open(probe=True)
-    node = await joined(pool, NOISE)
-    await settle(pool, node, "ready")
+@pytest.fixture
+async def unproven(closed_pool: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    """A pool without an engine of its own."""
+    monkeypatch.setattr(prober, "LOOK_S", 0.005)
+    await closed_pool.open(probe=True)
+    yield closed_pool
+
+
+async def passed(pool: Any, node: Any, seconds: float) -> None:
+    pool.clock.s += seconds
+    node.beat()
     await asyncio.sleep(0.05)
+
+
+async def test_without_an_engine_of_its_own_a_pool_refuses_nobody_and_times_who_is_idle(
+    unproven: Any,
+) -> None:
+    node = await joined(unproven, NOISE)
+    await settle(unproven, node, "ready")
+    await asyncio.sleep(0.05)
+    assert node.said(Open) == [], "users who waited for it go first"
+    await passed(unproven, node, timing.AFTER_JOIN_S)
+    assert len(node.said(Open)) == 1
+    view = await settle(unproven, node, "ready")
+    assert view.slots_busy == 0 and view.first_id_s is not None
+    await passed(unproven, node, timing.AGAIN_S - 10)
+    assert len(node.said(Open)) == 1
+    await passed(unproven, node, 10)
+    assert len(node.said(Open)) == 2
+    await unproven.assert_settled()
+
+
+async def test_a_node_at_work_is_not_timed_and_one_with_few_slots_never(unproven: Any) -> None:
+    busy = await joined(unproven, lambda _node, _job: None)
+    few = await joined(unproven, HONEST, slots=timing.SLOTS_LEAST - 1)
+    _account, secret = await unproven.user(1000)
+    await held(unproven, secret, busy, 1)
+    for _ in range(3):
+        few.beat()
+        await passed(unproven, busy, timing.BUSY_AGAIN_S)
+    assert (len(busy.said(Open)), few.said(Open)) == (1, [])
+
+
+async def test_a_node_that_does_not_answer_when_timed_stays_ready_and_keeps_its_slots(
+    unproven: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "DEADLINE_S", 0.02)
+    node = await joined(unproven, lambda _node, _job: None)
+    await passed(unproven, node, timing.AFTER_JOIN_S)
+    assert len(node.said(Cut)) == 1
+    view = await settle(unproven, node, "ready")
+    assert view.tokens_per_s is None
+
+
+async def test_the_pools_own_node_is_timed_though_nobody_compares_it(
+    closed_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prober, "LOOK_S", 0.005)
+    key = NodeKey.load_or_create(closed_pool.folder / "own.key")
+    await closed_pool.open(own=(key.peer,), probe=True)
+    own = closed_pool.fake(key=key)
+    own.script = HONEST
+    await closed_pool.join(own)
+    await passed(closed_pool, own, timing.AFTER_JOIN_S)
+    assert len(own.said(Open)) == 1
+
+
+async def test_a_pool_that_sends_no_probes_times_nobody(
+    closed_pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prober, "LOOK_S", 0.005)
+    await closed_pool.open(probe=False)
+    node = await joined(closed_pool, HONEST)
+    await passed(closed_pool, node, timing.AGAIN_S)
     assert node.said(Open) == []
 
 
@@ -336,7 +404,7 @@ async def test_a_long_answer_is_left_as_clients_do_and_its_slot_waits_for_the_no
 async def test_a_probe_without_an_answer_gives_its_slot_back(
     pool: Any, monkeypatch: pytest.MonkeyPatch, quick_signatures: None
 ) -> None:
-    monkeypatch.setattr(prober, "DEADLINE_S", 0.05)
+    monkeypatch.setattr(asking, "DEADLINE_S", 0.05)
     node = await joined(pool, lambda _node, _job: None)
     await node.job()
     async with asyncio.timeout(2):
