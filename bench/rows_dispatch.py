@@ -6,12 +6,14 @@ import asyncio
 import random
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from bench.dispatch import DIGEST, Kind, Seated, sim_node, simulate
 from bench.rows import Row
 from parhelion.config import NodesConfig
 from parhelion.coordinator.place import Places
+from parhelion.coordinator.provider import Choice
 from parhelion.coordinator.queue import Queue
 from parhelion.coordinator.registry import Node, Registry
 from parhelion.coordinator.route import Need
@@ -47,7 +49,7 @@ def pool(count: int, seed: int = 0) -> tuple[Registry, Places, list[Node]]:
     """So many measured nodes of one model, some of their slots busy."""
     dice = random.Random(seed)
     registry = Registry(NodesConfig(), 1, lambda: None)
-    places = Places(registry, Queue(10_000, 10_000), HandClock(), 1, lambda _node: None)
+    places = Places(registry, Queue(10_000, 10_000), HandClock(), 1, lambda _node, _digest: None)
     nodes = [sim_node(f"n{number:05}", Kind(20.0, slots=SLOTS)) for number in range(count)]
     for node in nodes:
         registry.enter(Seated(node))
@@ -60,8 +62,8 @@ def pool(count: int, seed: int = 0) -> tuple[Registry, Places, list[Node]]:
 
 
 async def decisions_ms(count: int, rounds: int) -> dict[str, float]:
-    """Median ms of one decision: a slot is found at once; a request joins a queue of WAITING
-    behind full nodes; a slot comes free and goes to who waits."""
+    """Median ms of one decision: a slot is found at once; likewise with wishes of its client; a
+    request joins a queue of WAITING behind full nodes; a slot comes free and goes to who waits."""
     _registry, places, nodes = pool(count)
     need = Need(DIGEST, 50, 100, expected_tokens=80)
     found: list[float] = []
@@ -71,6 +73,13 @@ async def decisions_ms(count: int, rounds: int) -> dict[str, float]:
         ticket = places.place(need, "a", 1e6)
         found.append(time.perf_counter() - began_s)
         places.free(await ticket.got, need)
+    chosen: list[float] = []
+    for wish in (Choice(ignore=frozenset({"n00000"})), Choice(sort="throughput")):
+        for _ in range(rounds):
+            began_s = time.perf_counter()
+            ticket = places.place(replace(need, choice=wish), "a", 1e6)
+            chosen.append(time.perf_counter() - began_s)
+            places.free(await ticket.got, need)
     for node in nodes:
         while node.slots_busy < SLOTS:
             node.reserve(need, 0.0)
@@ -92,6 +101,7 @@ async def decisions_ms(count: int, rounds: int) -> dict[str, float]:
             node.reserve(need, 0.0)
     return {
         "found": statistics.median(found) * 1e3,
+        "chosen": statistics.median(chosen) * 1e3,
         "joined": statistics.median(joined) * 1e3,
         "freed": statistics.median(freed) * 1e3,
     }
@@ -105,7 +115,8 @@ def _decision(count: int, rounds: int) -> Row:
         f"{seen['found']:.3f} ms",
         f"<= {TARGET_MS[count]:g} ms (ours)",
         worst_ms <= TARGET_MS[count],
-        f"joining a queue of {WAITING} {seen['joined']:.3f} ms,"
+        f"with a `provider` object {seen['chosen']:.3f} ms,"
+        f" joining a queue of {WAITING} {seen['joined']:.3f} ms,"
         f" a slot that comes free {seen['freed']:.3f} ms; {SLOTS} slots a node",
     )
 

@@ -8,15 +8,36 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from parhelion.allowance import Allowance
 from parhelion.config import LogConfig
 
 VALUE_LIMIT_CHARS = 500
 """No id or cause is longer; a prompt that slipped in would be cut."""
+
+STRANGERS_LINES: tuple[str, ...] = (
+    "handshake refused",
+    "link ended",
+    "node refused: %s",
+    "node left while joining: %s",
+    "node joined",
+    "node session ended: %s",
+    # Of uvicorn, as an error, for each socket that is told 503 in place of an upgrade.
+    "ASGI callable returned without completing handshake.",
+)
+"""Events that anyone who reaches the pool can repeat as often as he likes: a disk is finite."""
+
+STRANGERS_LINES_PER_S = 5.0
+"""Of each event: what a person could still read."""
+
+STRANGERS_LINES_BURST = 200.0
+"""Of each event at once: the nodes of a usual pool, when its coordinator comes back."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -28,6 +49,7 @@ def set_up(config: LogConfig) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if config.format == "json" else TextLines())
+    handler.addFilter(Seldom(time.monotonic))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
@@ -48,6 +70,33 @@ def escaped(line: str) -> str:
     if line.isprintable():
         return line
     return "".join([char if char.isprintable() else ascii(char)[1:-1] for char in line])
+
+
+class Seldom(logging.Filter):
+    """Lets only so many lines of STRANGERS_LINES pass; the next that does says how many did not."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        super().__init__()
+        self._now_s = now_s
+        self._allowances = {
+            event: Allowance(STRANGERS_LINES_PER_S, STRANGERS_LINES_BURST)
+            for event in STRANGERS_LINES
+        }
+        self._suppressed = dict.fromkeys(STRANGERS_LINES, 0)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether the line is written."""
+        event = record.msg
+        allowance = self._allowances.get(event) if isinstance(event, str) else None
+        if allowance is None:
+            return True
+        if not allowance.take(self._now_s()):
+            self._suppressed[event] += 1
+            return False
+        if self._suppressed[event]:
+            record.suppressed = self._suppressed[event]
+            self._suppressed[event] = 0
+        return True
 
 
 class JsonLines(logging.Formatter):

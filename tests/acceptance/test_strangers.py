@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from parhelion.testing.processes import Running, start_echo, start_join, start_pool
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -26,6 +28,7 @@ def node_in(pool: Running, peer: str, *states: str) -> dict[str, Any]:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_liar_gets_no_paid_work_and_an_honest_stranger_does(
     tmp_path: Path, smollm2: Path
 ) -> None:

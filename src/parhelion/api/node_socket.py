@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from litestar import WebSocket, websocket
@@ -18,7 +18,7 @@ from parhelion.api import errors
 from parhelion.api.rooms import Rooms
 from parhelion.api.wire import FORWARDED
 from parhelion.config import LOOPBACK
-from parhelion.identity import Whence
+from parhelion.identity import Whence, site_of
 from parhelion.link import SUBPROTOCOL, ConnectionClosed, LinkBroken, accept
 from parhelion.words import Problem, ProblemCode
 
@@ -26,8 +26,9 @@ log = logging.getLogger("parhelion.api")
 
 PATH = "/v1/node"
 
-UNPROVEN_LIMIT = 64
-"""Sockets whose handshake is not done, all together; each lives five seconds at most."""
+UNPROVEN_LIMIT = 128
+"""Sockets of nodes that are not registered, all together: each may take five seconds for its
+handshake and five for its registration."""
 
 UNPROVEN_PER_ADDRESS_LIMIT = 16
 """A site's nodes may all come back at once after a restart; one stranger may not fill the rest."""
@@ -40,23 +41,24 @@ CLOSE_INTERNAL = 1011
 
 
 class Doorway:
-    """Counts the sockets that have not proven yet who they are."""
+    """Counts the sockets of which no node has come yet: unproven, or proven and not registered."""
 
     def __init__(
         self, limit: int = UNPROVEN_LIMIT, address_limit: int = UNPROVEN_PER_ADDRESS_LIMIT
     ) -> None:
         self._limit = limit
         self._address_limit = address_limit
-        self._by_address: dict[str, int] = {}
+        self._by_site: dict[str, int] = {}
 
     @property
     def waiting(self) -> int:
         """How many stand in the doorway."""
-        return sum(self._by_address.values())
+        return sum(self._by_site.values())
 
-    def enter(self, address: str) -> None:
-        """Take a place; Problem OVERLOADED when there is none."""
-        here = self._by_address.get(address, 0)
+    def enter(self, address: str) -> Callable[[], None]:
+        """Take a place; returns what gives it back, once. Problem OVERLOADED when there is none."""
+        site = site_of(address)
+        here = self._by_site.get(site, 0)
         if self.waiting >= self._limit or here >= self._address_limit:
             raise Problem(
                 ProblemCode.OVERLOADED,
@@ -64,15 +66,21 @@ class Doorway:
                 hint="try again in a few seconds",
                 retry_after_s=5,
             )
-        self._by_address[address] = here + 1
+        self._by_site[site] = here + 1
+        places = [site]
 
-    def leave(self, address: str) -> None:
-        """Give the place back."""
-        left = self._by_address[address] - 1
+        def leave() -> None:
+            if places:
+                self._leave(places.pop())
+
+        return leave
+
+    def _leave(self, site: str) -> None:
+        left = self._by_site[site] - 1
         if left:
-            self._by_address[address] = left
+            self._by_site[site] = left
         else:
-            del self._by_address[address]
+            del self._by_site[site]
 
 
 def handlers(rooms: Rooms) -> list[WebsocketRouteHandler]:
@@ -85,20 +93,24 @@ def handlers(rooms: Rooms) -> list[WebsocketRouteHandler]:
         address = client[0] if client else ""
         try:
             _check(socket)
-            doorway.enter(address)
+            leave = doorway.enter(address)
         except Problem as problem:
             await refuse(socket.send, problem)
             return
         bytes_socket = Bytes(socket)
-        try:
-            await socket.accept(subprotocols=SUBPROTOCOL)
-            carrier = await accept(bytes_socket, rooms.node_key)
-        except LinkBroken:
-            return  # The link has logged the cause and closed the socket with it.
-        finally:
-            doorway.leave(address)
         fields: Any = socket.scope["headers"]
-        await rooms.coordinator.attend(carrier, whence(address, fields))
+        try:
+            try:
+                await socket.accept(subprotocols=SUBPROTOCOL)
+                carrier = await accept(bytes_socket, rooms.node_key)
+            except LinkBroken:
+                return  # The link has logged the cause and closed the socket with it.
+            # A proven key is no merit: who only shakes hands stands in the doorway still.
+            await rooms.coordinator.attend(
+                carrier, whence(address, fields), site=site_of(address), joined=leave
+            )
+        finally:
+            leave()
 
     return [node]
 

@@ -17,6 +17,7 @@ from parhelion.api.stream import EventStream
 from parhelion.api.watch import Watch
 from parhelion.api.wire import HEAD, ClientLeft, Reply, json_reply, visit_of
 from parhelion.config import ApiConfig
+from parhelion.identity import site_of
 from parhelion.words import Clock, Problem
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class NodeStream:
             await stream.write(b"", more=False)
             return
         try:
-            with self._coordinator.feed.follow(last_id or None) as reader:
+            with self._coordinator.feed.follow(last_id or None, site_of(visit.address)) as reader:
                 async with Watch(receive, stream.tick_s, stream.tick) as watch:
                     await stream.write(OPENING)
                     async for event in reader:

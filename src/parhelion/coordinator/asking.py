@@ -16,6 +16,7 @@ from parhelion.coordinator.provider import Choice
 from parhelion.coordinator.questions import Question, draw
 from parhelion.coordinator.route import Need, has_place
 from parhelion.coordinator.session import Session
+from parhelion.coordinator.speed import Speed
 from parhelion.identity import Entropy
 from parhelion.models import Model
 from parhelion.words import Ask, Clock, Job, Problem, ProblemCode, kin, mint
@@ -29,6 +30,13 @@ PLACE_WAIT_S = 60.0
 
 DEADLINE_S = 30.0
 """For one probe: a node that takes longer for some hundred tokens and 40 ids is not of use."""
+
+FIRST_TRY_S = 6.0
+"""For the first probe of a node, while others who join may wait behind it. Who is late has the
+whole DEADLINE_S at the next one, among those that were late."""
+
+FIRST_TRY_TIMES = 10.0
+"""Or so many times what the pool's own engine takes for it, where that is longer."""
 
 
 class Tokeniser(Protocol):
@@ -50,8 +58,14 @@ class Asker:
         self.waiting = 0
         """Questions that wait for a slot of a full node."""
 
-    async def ids_of(self, session: Session, job: Job, enough: int) -> tuple[int, ...]:
-        """Run a job at a node and time it; Problem when it does not answer in time."""
+    async def ids_of(
+        self, session: Session, job: Job, enough: int, limit_s: float | None = None
+    ) -> tuple[int, ...]:
+        """Run a job at a node and time it; Problem when it does not answer in time.
+
+        `limit_s` is shorter than DEADLINE_S.
+        """
+        limit_s = DEADLINE_S if limit_s is None else limit_s
         need = Need(
             job.digest,
             len(job.prompt_ids),
@@ -64,11 +78,11 @@ class Asker:
         probe = Probe(session, job, self._clock, free, enough=enough, paced=paced)
         probe.open()
         try:
-            async with asyncio.timeout(DEADLINE_S):
+            async with asyncio.timeout(limit_s):
                 # Shielded: a wait that is given up would take the future along, and the slot.
                 fault = await asyncio.shield(probe.over)
         except TimeoutError:
-            raise _late() from None
+            raise _late(limit_s) from None
         finally:
             probe.give_up()
         if fault is not None:
@@ -139,5 +153,14 @@ class Asker:
         return random.Random(int.from_bytes(self._entropy(16), "big"))
 
 
-def _late() -> Problem:
-    return Problem(ProblemCode.DEADLINE_EXCEEDED, f"no answer within {DEADLINE_S:.0f} s")
+def first_try_s(own: Speed | None, prompt: int, ids: int) -> float:
+    """How long a node that was never tried may take, by the speed of the pool's own engine."""
+    own_s = 0.0
+    if own is not None:
+        own_s += prompt / own.prefill_tokens_per_s if own.prefill_tokens_per_s else 0.0
+        own_s += ids * (own.step_s(1) or 0.0)
+    return min(DEADLINE_S, max(FIRST_TRY_S, FIRST_TRY_TIMES * own_s))
+
+
+def _late(limit_s: float) -> Problem:
+    return Problem(ProblemCode.DEADLINE_EXCEEDED, f"no answer within {limit_s:.0f} s")

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from parhelion.coordinator.breaker import Record
-from parhelion.coordinator.isolate import CLEARED_IDS
+from parhelion.coordinator.isolate import CLEARED_IDS, Claim
 from parhelion.coordinator.pace import Pace
 from parhelion.coordinator.progress import Mark
-from parhelion.coordinator.registry import FULL_S
 from parhelion.coordinator.room import Room
 from parhelion.coordinator.session import Misbehaved, Session
 from parhelion.identity import operator_account
@@ -53,6 +52,7 @@ class Attempt:
         "_pace",
         "_timer",
         "backend",
+        "claim",
         "closed",
         "ended_at_ms",
         "handed_back",
@@ -92,6 +92,8 @@ class Attempt:
         self.prefilled = self.late_ids = 0
         self.closed = self.handed_back = False
         self.head = ""
+        # What its node said of a crash; evidence, not a fact.
+        self.claim: Claim | None = None
         self.over: asyncio.Future[Problem | None] = loop.create_future()
         self.signature: asyncio.Future[Segment | str] = loop.create_future()
         self._free: Callable[[], None] | None = free
@@ -164,8 +166,9 @@ class Attempt:
             self._late(len(step.ids))
             return
         relay = self.relay
+        check_prefilled(step, self.job)
         if step.prefilled or step.cached:
-            relay.progress(step.cached)
+            relay.progress(step.cached, seen=self.session.node.own)
         cut = False
         if step.ids:
             self._check(step)
@@ -197,7 +200,7 @@ class Attempt:
         self._close()
         self.handed_back = code in NOT_NOW
         # Before the slot is free: the next job must not go by what this one has just refuted.
-        problem = _busy(code, message) if self.handed_back else self._judge(code, message)
+        problem = self._judge(code, message)
         self._release()
         if self.to == self.start:
             self._settle(f"the node failed the job: {code}")
@@ -310,10 +313,18 @@ class Attempt:
         return self._room.record
 
     def _judge(self, code: str, message: str) -> Problem:
+        node, now_s = self.session.node, self.relay.clock.monotonic_s()
+        if self.handed_back:
+            # Who has said that it leaves is right to; anybody else had a free slot, as we see it.
+            if node.leaving is None and self._room.hand_back(now_s):
+                self._blame()
+            return _busy(code, message)
         problem = _problem(code, message)
-        # Of a crash nobody knows yet whether the node or one of its jobs is to blame.
         if problem.code is ProblemCode.ENGINE_CRASHED:
-            self._record.crashed(self._opened_s, self.relay.clock.monotonic_s())
+            node.failed += 1
+            record = self._record
+            crash = record.crashed(self._opened_s, now_s)
+            self.claim = Claim(node, record, crash)
         else:
             self._blame()
         return problem
@@ -353,8 +364,8 @@ class Attempt:
     def _release(self) -> None:
         if self._free is not None:
             free, self._free = self._free, None
-            until_s = self.relay.clock.monotonic_s() + FULL_S
-            self._room.full_until_s = until_s if self.handed_back else None
+            if not self.handed_back:
+                self._room.full_until_s = None
             free()
 
     def _fault(self, segment: Segment) -> str | None:
@@ -371,6 +382,13 @@ class Attempt:
         if len(segment.backend) > 200 or segment.reason is not None:
             return "the segment is malformed"
         return None if segment_holds(segment) else "the segment's signature does not hold"
+
+
+def check_prefilled(step: Step, job: Job) -> None:
+    """Misbehaved for a prefill of more ids than the job came with."""
+    given = len(job.prompt_ids) + len(job.output_ids)
+    if step.prefilled > given:
+        raise Misbehaved(f"{step.prefilled} ids prefilled of {given}")
 
 
 def _busy(code: str, message: str) -> Problem:

@@ -15,11 +15,6 @@ FAULTS_LIMIT = 3.0
 SUCCESS_WORTH = 0.5
 """Of a fault: who fails more than every third job opens in the end, who fails less does not."""
 
-CRASH_WORTH = 0.5
-"""Of a fault. Nobody knows whether the engine or one of its prompts is to blame (DESIGN 5: nodes
-are not). Not nothing, because an engine that crashes at every prompt would else be fed for ever;
-not a whole fault, because one poisonous prompt could else close three nodes to everybody."""
-
 COOL_S = 5.0
 """What is over by then (an engine that restarts) costs nobody a second try."""
 
@@ -28,6 +23,8 @@ COOL_LIMIT_S = 300.0
 
 WINDOW_JOBS = 64
 """The success rate is of the last so many jobs: a bad hour of last week is not held against it."""
+
+_WINDOW = (1 << WINDOW_JOBS) - 1
 
 PRIOR_JOBS = 2
 """Successes assumed of everybody in `caution`: the first fault of all must not condemn."""
@@ -42,11 +39,11 @@ class Phase(Enum):
 
 
 class Event(Enum):
-    """What moves a breaker; LOOKED is the clock's."""
+    """What moves a breaker; LOOKED is the clock's, EXCUSED takes a FAILED back."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    CRASHED = "crashed"
+    EXCUSED = "excused"
     LOOKED = "looked"
 
 
@@ -67,9 +64,10 @@ def next_state(state: Breaker, event: Event, now_s: float) -> Breaker:
             if not state.faults:
                 return state
             return Breaker(faults=max(0.0, state.faults - SUCCESS_WORTH))
-        case Phase.CLOSED, Event.FAILED | Event.CRASHED:
-            worth = 1.0 if event is Event.FAILED else CRASH_WORTH
-            faults = state.faults + worth
+        case Phase.CLOSED, Event.EXCUSED:
+            return Breaker(faults=max(0.0, state.faults - 1.0))
+        case Phase.CLOSED, Event.FAILED:
+            faults = state.faults + 1.0
             if faults < FAULTS_LIMIT:
                 return Breaker(faults=faults)
             return _open(COOL_S, now_s)
@@ -79,27 +77,37 @@ def next_state(state: Breaker, event: Event, now_s: float) -> Breaker:
             return Breaker()
         case Phase.HALF_OPEN, Event.FAILED:
             return _open(min(COOL_LIMIT_S, 2 * state.cool_s), now_s)
-        case Phase.HALF_OPEN, Event.CRASHED:
-            return _open(state.cool_s, now_s)
         case _:
             # Open: jobs from before it opened may still end well or badly; it is open already.
+            # Excused too late: it opened for other faults besides, and its trial comes soon.
             return state
+
+
+@dataclass(eq=False, slots=True)
+class Crash:
+    """One crash of an engine, as its node tells it; `numbers` are the outcomes that it made."""
+
+    numbers: list[int] = field(default_factory=list[int])
+    excused: bool = False
 
 
 @dataclass(slots=True)
 class Record:
     """What became of a node's jobs for one model: its breaker, and the last WINDOW_JOBS outcomes.
 
-    Only the node's own faults are outcomes: neither a job that it handed back, nor one whose
-    client left, nor one that a crash of its engine took along.
+    A job whose client left is no outcome. That an engine crashed is the node's word, so each job
+    that it took along is a failed one, until a prompt of that crash is proven to crash engines.
     """
 
     breaker: Breaker = field(default_factory=Breaker)
     caution: float = 1.0
     """What an estimate is multiplied with: a job that fails is done twice."""
     _outcomes: int = 0  # a bit for each job, 1: it succeeded
+    _void: int = 0  # the same bits, 1: excused, so no outcome at all
+    _counted: int = 0
     sample: int = 0
     _fault_s: float | None = None
+    _crash: Crash | None = None
 
     @property
     def phase(self) -> Phase:
@@ -119,11 +127,32 @@ class Record:
     def failed(self, opened_s: float, now_s: float) -> None:
         """The node failed, lost or stalled a job that was opened at `opened_s`."""
         self._count(0)
-        self._blame(Event.FAILED, opened_s, now_s)
+        # One fault takes all running jobs along: those that were open then are of the same one.
+        if self._fault_s is not None and opened_s < self._fault_s:
+            return
+        self._fault_s = now_s
+        self.breaker = next_state(self.breaker, Event.FAILED, now_s)
 
-    def crashed(self, opened_s: float, now_s: float) -> None:
-        """The node's engine crashed under a job that was opened at `opened_s`."""
-        self._blame(Event.CRASHED, opened_s, now_s)
+    def crashed(self, opened_s: float, now_s: float) -> Crash:
+        """The node says that its engine crashed under a job that was opened at `opened_s`."""
+        if self._crash is None or self._fault_s is None or opened_s >= self._fault_s:
+            self._crash = Crash()
+        self._crash.numbers.append(self._counted)
+        self.failed(opened_s, now_s)
+        return self._crash
+
+    def excuse(self, crash: Crash, now_s: float) -> int:
+        """A prompt is to blame for it: nothing of it counts; the jobs that had counted."""
+        if crash.excused:
+            return 0
+        crash.excused = True
+        ages = [self._counted - 1 - number for number in crash.numbers]
+        for age in ages:
+            if age < WINDOW_JOBS:
+                self._void |= 1 << age
+        self._weigh()
+        self.breaker = next_state(self.breaker, Event.EXCUSED, now_s)
+        return len(crash.numbers)
 
     def look(self, now_s: float) -> bool:
         """Let the clock speak; whether the node may get work again by it."""
@@ -132,16 +161,15 @@ class Record:
         self.breaker = next_state(self.breaker, Event.LOOKED, now_s)
         return self.breaker.phase is Phase.HALF_OPEN
 
-    def _blame(self, event: Event, opened_s: float, now_s: float) -> None:
-        # One fault takes all running jobs along: those that were open then are of the same one.
-        if self._fault_s is not None and opened_s < self._fault_s:
-            return
-        self._fault_s = now_s
-        self.breaker = next_state(self.breaker, event, now_s)
-
     def _count(self, outcome: int) -> None:
-        self._outcomes = (self._outcomes << 1 | outcome) & (1 << WINDOW_JOBS) - 1
-        self.sample = min(WINDOW_JOBS, self.sample + 1)
+        self._outcomes = (self._outcomes << 1 | outcome) & _WINDOW
+        self._void <<= 1
+        self._counted += 1
+        self._weigh()
+
+    def _weigh(self) -> None:
+        self._void &= _WINDOW
+        self.sample = min(WINDOW_JOBS, self._counted) - self._void.bit_count()
         good = self._outcomes.bit_count()
         self.caution = (self.sample + PRIOR_JOBS) / (good + PRIOR_JOBS)
 

@@ -96,7 +96,7 @@ class Coordinator:
         queue = Queue(config.limits.queue_length, config.limits.queue_per_account)
         self.places = Places(self.registry, queue, clock, need, self._move)
         self.journal = Journal(ledger)
-        self.door = Door(access, self._knows, clock, config.nodes.heartbeat_s, fallback)
+        self.door = Door(access, self._knows, clock, config.nodes.heartbeat_s, fallback, own)
         self._affinity = Affinity()
         money = config.money.asset_class
         settler = Settler(
@@ -148,21 +148,35 @@ class Coordinator:
         """
         return await self.service.serve(ask, credentials)
 
-    async def attend(self, carrier: Carrier[FromNode], whence: Whence = "far") -> None:
-        """One node's session, from its registration to its end."""
+    async def attend(
+        self,
+        carrier: Carrier[FromNode],
+        whence: Whence = "far",
+        *,
+        site: str = "",
+        joined: Callable[[], None] = lambda: None,
+    ) -> None:
+        """One node's session, from its registration to its end.
+
+        `site` is where it comes from (identity.site_of); `joined` is called once it is a member.
+        """
         visit = asyncio.current_task()
         assert visit is not None
         self._visits.add(visit)
         try:
-            await self._attend(carrier, whence)
+            node = await self._register(carrier, whence, site)
+            if node is not None:
+                joined()
+                await self._serve_node(carrier, node)
         finally:
             self._visits.discard(visit)
 
-    async def _attend(self, carrier: Carrier[FromNode], whence: Whence) -> None:
+    async def _register(self, carrier: Carrier[FromNode], whence: Whence, site: str) -> Node | None:
+        """The node that may come in; None when it was told why not, or left."""
         try:
             if self._stopping:
                 raise draining()
-            node = await self.door.register(carrier, self._key.peer, whence)
+            node = await self.door.register(carrier, self._key.peer, whence, site)
         except Problem as refusal:
             # Who is told to come later asks again every few seconds: that is no news.
             level = logging.DEBUG if refusal.code is ProblemCode.DRAINING else logging.WARNING
@@ -172,13 +186,15 @@ class Coordinator:
                 self._roster.refused(carrier.peer, refusal.message)
                 self.feed.touch()
             await say_goodbye(carrier, refusal)
-            return
+            return None
         except LinkBroken as broken:
             log.info("node left while joining: %s", broken, extra={"node": carrier.peer})
-            return
+            return None
         if node is None:
             await say_goodbye(carrier, Problem(ProblemCode.DRAINING, "the knock is answered"))
-            return
+        return node
+
+    async def _serve_node(self, carrier: Carrier[FromNode], node: Node) -> None:
         session = Session(carrier, node, self.registry, self._clock)
         log.info("node joined", extra={"node": node.peer, "slots": node.slots})
         # A process that comes back has an empty cache, also when its old session ends only now.

@@ -33,6 +33,9 @@ RETRY_AFTER_S = 30
 READERS_LIMIT = 256
 """A reader is a connection and a place in the record; beyond this many, pages may poll."""
 
+READERS_PER_SITE_LIMIT = 64
+"""Of one address (identity.site_of): an office behind one, and never all that there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodesEvent:
@@ -51,8 +54,9 @@ class NodesEvent:
 class Reader:
     """One reader's place in the record: `async for event in reader`, inside `with reader`."""
 
-    def __init__(self, feed: NodeFeed, place: int | None) -> None:
+    def __init__(self, feed: NodeFeed, place: int | None, site: str) -> None:
         self.woken = asyncio.Event()
+        self.site = site
         self._feed = feed
         self._place = place
 
@@ -104,20 +108,18 @@ class NodeFeed:
             wait_s = max(0.0, self._looked_s + LOOK_S - loop.time())
             self._timer = loop.call_later(wait_s, self._take_down)
 
-    def follow(self, last_id: str | None) -> Reader:
+    def follow(self, last_id: str | None, site: str = "") -> Reader:
         """A reader of what came after the event `last_id`; of everything, when that is not known.
 
-        Problem OVERLOADED when too many read already.
+        Problem OVERLOADED when too many read already, in all or from its site.
         """
         if len(self._readers) >= READERS_LIMIT:
-            raise Problem(
-                ProblemCode.OVERLOADED,
-                "too many read the nodes' changes already",
-                hint="ask GET /v1/nodes now and then instead",
-                retry_after_s=RETRY_AFTER_S,
-            )
+            raise _crowded("too many read the nodes' changes already")
+        # Counted over a bounded set when one comes, so that nothing has to be kept in step.
+        if sum(reader.site == site for reader in self._readers) >= READERS_PER_SITE_LIMIT:
+            raise _crowded("too many read the nodes' changes from this address already")
         self._refresh()
-        reader = Reader(self, self._place_of(last_id))
+        reader = Reader(self, self._place_of(last_id), site)
         self._readers.add(reader)
         return reader
 
@@ -188,6 +190,15 @@ class NodeFeed:
 
     def _id(self) -> str:
         return f"{self._epoch}-{self._number}"
+
+
+def _crowded(message: str) -> Problem:
+    return Problem(
+        ProblemCode.OVERLOADED,
+        message,
+        hint="ask GET /v1/nodes now and then instead",
+        retry_after_s=RETRY_AFTER_S,
+    )
 
 
 def _kept(before: NodeView | None, now: NodeView) -> NodeView:

@@ -1,17 +1,21 @@
 """Containment of requests that crash engines: each is tried once more, alone in its batch.
 
 An engine that crashes takes all its streams along, and nobody knows which one did it. So each is
-a suspect and goes on alone (DESIGN 5): who crashes an engine alone did it, and is refused for an
-hour; who gets past the place where it was cut is cleared, and its node takes others again.
+a suspect and goes on alone (DESIGN 5), at another operator's node where there is one: who crashes
+an engine alone is refused for an hour; who gets past the place where it was cut is cleared, and its
+node takes others again. That an engine crashed is its node's word, though, and one operator's word
+proves nothing: it keeps the prompt from that operator's nodes, and from nobody else's.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from parhelion.coordinator import route
+from parhelion.coordinator.breaker import Crash, Record
 from parhelion.coordinator.queue import Ticket
 from parhelion.coordinator.registry import Node
 from parhelion.words import Clock, Problem, ProblemCode
@@ -20,7 +24,7 @@ REFUSED_S = 3600.0
 """Long enough that a client's retries meet it, short enough that a repaired engine is found out."""
 
 REFUSED_LIMIT = 4096
-"""Hashes of 16 bytes; each one crashed two engines, so nobody fills this quickly."""
+"""Hashes of 16 bytes; each one cost somebody two crashes, so nobody fills this quickly."""
 
 CLEARED_IDS = 8
 """Ids past the place of the crash: the prefill and some steps went well in a batch of one."""
@@ -29,26 +33,88 @@ WAIT_S = 60.0
 """For a node of its own: the suspects of one crash follow each other, a second or so apiece."""
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A node's word that its engine crashed under a job, and where that is on its record."""
+
+    node: Node
+    record: Record
+    crash: Crash
+
+    def excuse(self, now_s: float) -> None:
+        """The prompt did it: nothing of that crash is the node's fault."""
+        self.node.failed -= self.record.excuse(self.crash, now_s)
+
+
+@dataclass(slots=True)
+class Suspicion:
+    """What is said of one prompt: by whom, for how long, and whether that is proof."""
+
+    until_s: float
+    claims: list[Claim] = field(default_factory=list[Claim])
+    proof: str | None = None
+
+    @property
+    def operators(self) -> frozenset[str]:
+        """Who says it."""
+        return frozenset(claim.node.operator for claim in self.claims)
+
+
 class Poison:
-    """Prompts that crashed an engine alone, for REFUSED_S."""
+    """Prompts that are said to have crashed an engine alone, for REFUSED_S.
+
+    A prompt is refused to everybody when an engine of the pool's own crashed at it alone, or nodes
+    of two operators say that theirs did. What is said by one operator keeps the prompt from that
+    operator's nodes. What was found at nodes that a client had chosen is held against its own
+    account only: else it could choose those whose word it wants spread.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._until_s: OrderedDict[bytes, float] = OrderedDict()
+        self._suspicions: OrderedDict[bytes, Suspicion] = OrderedDict()
 
-    def check(self, digest: str, prompt_ids: tuple[int, ...]) -> None:
-        """Problem POISON_REQUEST while this prompt to this model is refused."""
-        if not self._until_s:
-            return
-        until_s = self._until_s.get(_hash(digest, prompt_ids))
-        if until_s is not None and self._clock.monotonic_s() < until_s:
-            raise poisonous()
+    def check(
+        self, digest: str, prompt_ids: tuple[int, ...], account: str | None = None
+    ) -> frozenset[str]:
+        """Operators whose nodes are not asked for it; Problem POISON_REQUEST when none is."""
+        accused: frozenset[str] = frozenset()
+        if not self._suspicions:
+            return accused
+        now_s = self._clock.monotonic_s()
+        for scope in {None, account}:
+            found = self._suspicions.get(_hash(digest, prompt_ids, scope))
+            if found is None or now_s >= found.until_s:
+                continue
+            if found.proof is not None:
+                raise poisonous(found.proof)
+            accused |= found.operators
+        return accused
 
-    def add(self, digest: str, prompt_ids: tuple[int, ...]) -> None:
-        """It did it again, alone."""
-        self._until_s[_hash(digest, prompt_ids)] = self._clock.monotonic_s() + REFUSED_S
-        if len(self._until_s) > REFUSED_LIMIT:
-            self._until_s.popitem(last=False)
+    def add(
+        self,
+        digest: str,
+        prompt_ids: tuple[int, ...],
+        claims: Sequence[Claim],
+        account: str | None = None,
+    ) -> Problem:
+        """The last of a request's claims is of a crash alone; what its sender is told."""
+        now_s = self._clock.monotonic_s()
+        key = _hash(digest, prompt_ids, account)
+        before = self._suspicions.pop(key, None)
+        known = before.claims if before is not None and now_s < before.until_s else []
+        found = Suspicion(now_s + REFUSED_S, [*known, *claims])
+        if claims[-1].node.own:
+            found.proof = "the pool's own engine crashed at this prompt, alone"
+        elif len(found.operators) > 1:
+            found.proof = "nodes of different operators say that their engines crashed at it"
+        if found.proof is not None:
+            for claim in found.claims:
+                claim.excuse(now_s)
+            found.claims = []
+        self._suspicions[key] = found
+        if len(self._suspicions) > REFUSED_LIMIT:
+            self._suspicions.popitem(last=False)
+        return poisonous(found.proof)
 
 
 class Isolation:
@@ -90,7 +156,12 @@ class Isolation:
         self._closed = {digest: node for digest, node in self._closed.items() if node in here}
         for ticket in self.tickets():
             nodes = list(self._nodes())
-            node = route.pick_idle(nodes, ticket.need, ticket.without, ticket.rather_without)
+            without = _without(ticket, nodes)
+            # Of the pool's own engine nobody doubts what comes of it.
+            own = [node for node in nodes if node.own and not node.fallback]
+            node = route.pick_idle(
+                own, ticket.need, without, ticket.rather_without
+            ) or route.pick_idle(nodes, ticket.need, without, ticket.rather_without)
             if node is not None:
                 self._waiting.remove(ticket)
                 if self._closed.get(ticket.need.digest) is node:
@@ -103,7 +174,8 @@ class Isolation:
 
     def _close_one(self, ticket: Ticket) -> None:
         digest = ticket.need.digest
-        able = route.capable(self._nodes(), ticket.need, ticket.without)
+        nodes = list(self._nodes())
+        able = route.capable(nodes, ticket.need, _without(ticket, nodes))
         if not able or any(node.rooms[digest].alone for node in able):
             return
         node = min(able, key=lambda node: _cost_of_closing(node, digest))
@@ -112,9 +184,11 @@ class Isolation:
         self._move(node, digest)
 
     def _open_again(self) -> None:
-        wanted = {ticket.need.digest for ticket in self._waiting}
-        for digest in self._closed.keys() - wanted:
-            self._closed.pop(digest).rooms[digest].alone = False
+        nodes = list(self._nodes()) if self._closed else []
+        for digest, node in list(self._closed.items()):
+            tickets = [ticket for ticket in self._waiting if ticket.need.digest == digest]
+            if not any(route.is_able(node, one.need, _without(one, nodes)) for one in tickets):
+                self._closed.pop(digest).rooms[digest].alone = False
 
 
 def _cost_of_closing(node: Node, digest: str) -> tuple[bool, int, str]:
@@ -123,15 +197,32 @@ def _cost_of_closing(node: Node, digest: str) -> tuple[bool, int, str]:
     return running == 0, running, node.peer
 
 
-def poisonous() -> Problem:
-    """What its sender is told."""
+def _without(ticket: Ticket, nodes: Sequence[Node]) -> frozenset[str]:
+    """The nodes that it does not get: those of who says that it crashes them as the last only."""
+    if not ticket.last_resort:
+        return ticket.without
+    without = ticket.without | ticket.last_resort
+    return without if route.any_capable(nodes, ticket.need, without) else ticket.without
+
+
+def poisonous(proof: str | None) -> Problem:
+    """What its sender is told: how it is known, or that it is one operator's word."""
+    if proof is None:
+        return Problem(
+            ProblemCode.POISON_REQUEST,
+            "the only operator whose nodes could serve this prompt says that it crashes the "
+            "engine, also alone; nobody else has confirmed it",
+            hint="change the prompt, or let other nodes serve it: those are not asked for an hour",
+        )
     return Problem(
         ProblemCode.POISON_REQUEST,
-        "this prompt crashed the engine, twice, the second time alone",
+        f"{proof} (tried twice, the second time alone)",
         hint="change the prompt: this one is refused for an hour",
     )
 
 
-def _hash(digest: str, prompt_ids: tuple[int, ...]) -> bytes:
+def _hash(digest: str, prompt_ids: tuple[int, ...], account: str | None) -> bytes:
     ids = b"".join(id.to_bytes(4, "little") for id in prompt_ids)
-    return blake2b(ids, key=bytes.fromhex(digest)[:32], digest_size=16).digest()
+    scope = b"" if account is None else blake2b(account.encode(), digest_size=16).digest()
+    key = bytes.fromhex(digest)[:32]
+    return blake2b(ids, key=key, person=scope, digest_size=16).digest()

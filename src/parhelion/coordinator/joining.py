@@ -16,7 +16,8 @@ REGISTER_DEADLINE_S = 5.0
 WELCOME_DEADLINE_S = 5.0
 
 JOINING_LIMIT = 256
-"""Handshaken sessions that have not registered yet; each holds a socket and little else."""
+"""Handshaken sessions that have not registered yet; each holds a socket and little else. More than
+the doorway of the API lets through: no address can fill it."""
 
 CLOCK_APART_LIMIT_S = 300.0
 """Receipts carry the times of both: minutes apart they contradict each other. NTP holds clocks
@@ -36,16 +37,22 @@ class Door:
         clock: Clock,
         heartbeat_s: float,
         fallback: str | None,
+        own: Collection[str] = (),
     ) -> None:
         self._access = access
         self._fallback = fallback
+        self._own = frozenset(own)
         self._known = known
         self._clock = clock
         self._heartbeat_s = heartbeat_s
         self.joining = 0
 
     async def register(
-        self, carrier: Carrier[FromNode], coordinator: str, whence: Whence = "far"
+        self,
+        carrier: Carrier[FromNode],
+        coordinator: str,
+        whence: Whence = "far",
+        site: str = "",
     ) -> Node | None:
         """The node behind a fresh carrier, welcomed; Problem or LinkBroken when it is not.
 
@@ -87,7 +94,9 @@ class Door:
             connected_at_ms=self._clock.now_ms(),
             heard_s=now_s,
             idle_since_s=now_s,
+            site=site,
             fallback=card.peer == self._fallback,
+            own=card.peer == self._fallback or card.peer in self._own,
         )
 
     def is_drained(self, peer: str) -> bool:

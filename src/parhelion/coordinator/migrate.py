@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from parhelion.coordinator.isolate import poisonous
 from parhelion.words import Problem, ProblemCode
 
 MIGRATIONS_LIMIT = 3
 """What kills four nodes in a row is not the nodes' bad luck, and each try is a prefill unpaid."""
 
-HAND_BACKS_LIMIT = 8
-"""A node that is full or leaves for a moment is one thing, one that always is another."""
+HAND_BACKS_LIMIT = 64
+"""Time ends it long before: a node that hands back is paused, twice as long each time, and the
+request waits in its old place within its deadline. This is for a swarm of such nodes."""
 
 LOST = (ProblemCode.NODE_LOST, ProblemCode.ENGINE_FAILED, ProblemCode.ENGINE_CRASHED)
 """What another node may not meet; anything else would come again."""
@@ -31,21 +31,23 @@ class Course:
     alone: bool = False
     """Its engine crashed, so the next attempt is in a batch of its own."""
     poison: bool = False
-    """It crashed an engine alone."""
+    """Its engine is said to have crashed while it was alone there."""
+    arrival: int | None = None
+    """Its place in the queue from its first ticket on."""
 
     def goes_on(self, fault: Problem, node: str, was_alone: bool = False) -> bool:
         """Note what ended an attempt at `node`; whether there is another one.
 
-        OVERLOADED is a job that a healthy node handed back: nothing was lost, but it looks for a
-        place again, and not without end. After an engine's crash the next attempt is `alone`; a
-        crash of who `was_alone` is the last.
+        OVERLOADED is a job that was handed back: nothing was lost, and it looks for a place again,
+        in its old place in the queue. After an engine's crash the next attempt is `alone`; a crash
+        of who `was_alone` is the last.
         """
         self.avoided = node
         crashed = fault.code is ProblemCode.ENGINE_CRASHED
         self.poison = crashed and was_alone
         self.alone = crashed or was_alone
         if self.poison:
-            self.fault = poisonous()
+            self.fault = fault
             return False
         if fault.code is ProblemCode.OVERLOADED:
             self.hand_backs += 1

@@ -55,6 +55,7 @@ class Places:
         self._largest: dict[str, tuple[int, int | None]] = {}
         self._version = -1
         self._looked_s = -math.inf
+        self._arrivals = itertools.count(1)
 
     @property
     def waiting(self) -> int:
@@ -88,8 +89,13 @@ class Places:
         without: Collection[str] = (),
         rather_without: str | None = None,
         begun: bool = False,
+        last_resort: Collection[str] = (),
+        arrival: int | None = None,
     ) -> Ticket:
         """A ticket whose `got` is the reserved Node, now or when its turn comes.
+
+        `arrival` is that of an earlier ticket of who comes back. A suspect takes the nodes of
+        `last_resort` only where there is no other.
 
         `got` fails with Problem DEADLINE_EXCEEDED after `wait_s`, with NO_NODE when the last
         node that could have served leaves; Problem is raised here when there is none now. An
@@ -97,8 +103,10 @@ class Places:
         """
         loop = asyncio.get_running_loop()
         ticket = Ticket(
-            need, account, frozenset(without), loop.create_future(), rather_without, begun
-        )
+            need, account, frozenset(without), loop.create_future(), rather_without, begun,
+            frozenset(last_resort), next(self._arrivals) if arrival is None else arrival,
+            returned=arrival is not None,
+        )  # fmt: skip
         if need.alone:
             self._refuse_hopeless(ticket)
             self._isolation.join(ticket)
@@ -193,6 +201,12 @@ class Places:
     def _take_or_join(self, ticket: Ticket) -> None:
         """A free node at once, where nobody is overtaken by it and no other is worth a wait."""
         digest = ticket.need.digest
+        if ticket.returned:
+            # Its turn had come already: whatever is free is looked at in the queue's own order.
+            self._refuse_hopeless(ticket)
+            self._queue.join(ticket)
+            self.serve_queue()
+            return
         open_to_it = ticket.begun or self._registry.complete()
         node = self._pick_behind(ticket) if open_to_it else None
         if node is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from parhelion.coordinator.attempt import NATURAL_ENDS, SIGNATURE_WAIT_S
+from parhelion.coordinator.attempt import NATURAL_ENDS, SIGNATURE_WAIT_S, check_prefilled
 from parhelion.coordinator.pace import Pace
 from parhelion.coordinator.progress import Mark
 from parhelion.coordinator.session import Misbehaved, Session
@@ -82,6 +82,7 @@ class Probe:
         """A step of the engine; Misbehaved for ids that cannot be."""
         if self.over.done():
             return  # It was left; what the engine made meanwhile is nobody's.
+        check_prefilled(step, self.job)
         if step.ids:
             have = len(self._output())
             if step.start != have or have + len(step.ids) > self.job.max_tokens:

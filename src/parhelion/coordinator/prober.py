@@ -12,13 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
-from heapq import nsmallest
-from operator import itemgetter
 
-from parhelion.coordinator.asking import Asker, Tokeniser
+from parhelion.coordinator.asking import Asker, Tokeniser, first_try_s
 from parhelion.coordinator.compare import Tally, Verdict, tolerance
 from parhelion.coordinator.judge import compare
 from parhelion.coordinator.own import OwnEngines, standing_of
@@ -27,6 +24,7 @@ from parhelion.coordinator.questions import LONGEST_SENTENCES, Question
 from parhelion.coordinator.registry import Node, Registry, Room
 from parhelion.coordinator.session import Session
 from parhelion.coordinator.timing import Timing
+from parhelion.coordinator.trials import Due, Trial, Trials, chosen
 from parhelion.identity import Entropy
 from parhelion.link import Standing
 from parhelion.models import Catalogue, Model
@@ -34,6 +32,7 @@ from parhelion.words import (
     Clock,
     Job,
     Problem,
+    ProblemCode,
 )
 
 log = logging.getLogger("parhelion.coordinator")
@@ -63,11 +62,11 @@ CROWD_COMPARED = 2
 CROWD_SENTENCES = 1
 """On a slow machine the prefill of all of them takes longer than the answers."""
 
-PROBES_AT_ONCE = 4
-"""Each takes one slot of the own engine for a moment; a hundred nodes that join take a minute."""
+CROWD_DEADLINE_S = 15.0
+"""For all of them: who is late is measured in service, and others wait behind."""
 
-PROBES_WAITING = 16
-"""Beside those: probes that wait for a slot of a full node keep nobody who joins waiting."""
+COMPARED_AT_ONCE = 4
+"""Each takes one slot of the own engine for a moment; a hundred nodes that join take a minute."""
 
 AGAIN_S = 600.0
 """Between probes of a node that passed; random by half, so that none can be waited for."""
@@ -82,18 +81,8 @@ FAILURES_LIMIT = 3
 """Probes in a row without an answer: then the node gets no paid work until one has."""
 
 
-@dataclass(slots=True)
-class Trial:
-    """How far one node is proven for one model."""
-
-    tally: Tally
-    due_s: float
-    probes: int = 0
-    failures: int = 0
-
-
 class Prober:
-    """Probes members that are due, PROBES_AT_ONCE at a time; `own` are the pool's own peers."""
+    """Probes members that are due, as many as `trials` lets; `own` are the pool's own peers."""
 
     def __init__(
         self,
@@ -116,8 +105,9 @@ class Prober:
         self._timing = Timing(registry, catalogue, self._asker, self._own, clock)
         self._enabled = enabled
         self._told: dict[str, Standing] = {}
-        self._trials: dict[tuple[str, str], Trial] = {}
-        self._running: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._trials = Trials()
+        self._running: dict[tuple[str, str], tuple[Due, asyncio.Task[None]]] = {}
+        self._comparing = asyncio.Semaphore(COMPARED_AT_ONCE)
         self._joined = asyncio.Event()
 
     def meet(self, node: Node) -> None:
@@ -132,16 +122,21 @@ class Prober:
         else:
             for digest, room in rooms.items():
                 self._own.bar(digest, room)
+                trial = self._trials.back((node.peer, digest))
+                if trial is not None and trial.refused is not None and room.measuring:
+                    # Coming back is no second chance; that comes when it would have come.
+                    room.barred, room.measuring = trial.refused, False
         if self._enabled:
             self._timing.meet(node, rooms)
         self._joined.set()
 
     def forget(self, node: Node) -> None:
-        """A node left: when it comes back it is a stranger again."""
+        """A node left: when it comes back it is a stranger again, and no new one if it failed."""
         self._told.pop(node.peer, None)
         self._timing.forget(node)
         for digest in node.rooms:
-            self._trials.pop((node.peer, digest), None)
+            key = node.peer, digest
+            self._trials.leave(key, is_probed=key in self._running)
 
     async def run(self) -> None:
         """Probe until cancelled."""
@@ -156,33 +151,32 @@ class Prober:
                         await self._joined.wait()
         finally:
             await self._timing.stop()
-            for task in self._running.values():
+            tasks = [task for _due, task in self._running.values()]
+            for task in tasks:
                 task.cancel()
-            if self._running:
-                await asyncio.wait(self._running.values())
+            if tasks:
+                await asyncio.wait(tasks)
 
     def _review(self) -> None:
         """Own engines come and go: who is not compared yet hears what it waits for."""
         for member in self._registry.members():
             if isinstance(member, Session) and any(
-                room.measuring for room in member.node.rooms.values()
+                room.barred is not None for room in member.node.rooms.values()
             ):
                 if self._own.review(member.node):
                     self._registry.reassess(member.node)
                 self._tell(member)
 
     def _start_due(self) -> None:
-        """Start what is due, as many as may run; who was never compared goes before all others."""
-        free = PROBES_AT_ONCE - len(self._running) + min(self._asker.waiting, PROBES_WAITING)
-        if free <= 0 or not self._own:
+        """Start what is due, as many as may run; nobody new waits for who failed, or serves."""
+        if not self._own:
             return
-        # In the order of joining those that are due again would come first, for ever: with more
-        # nodes than probes in AGAIN_S the last ones would never be compared.
-        for _due_s, session, digest in nsmallest(free, self._due(), key=itemgetter(0)):
-            self._start(session, digest)
+        running = [due for due, _task in self._running.values()]
+        for due in chosen(self._due(), running, self._asker.waiting):
+            self._start(due)
 
-    def _due(self) -> Iterator[tuple[float, Session, str]]:
-        """Since when a probe is due, at which node and for which model, where one can begin."""
+    def _due(self) -> Iterator[Due]:
+        """Probes that are due and can begin."""
         now_s = self._clock.monotonic_s()
         compared: dict[str, bool] = {}
         for member in self._registry.members():
@@ -196,36 +190,40 @@ class Prober:
                     continue
                 if digest not in compared:
                     compared[digest] = self._own.session(digest) is not None
-                if compared[digest] and _is_able(node, room):
-                    yield due_s, member, digest
+                if not (compared[digest] and _is_able(node, room)):
+                    continue
+                if room.barred is None:
+                    yield Due(due_s, member, digest, "again")
+                else:
+                    is_tried = trial is not None and trial.tried
+                    yield Due(due_s, member, digest, "failed" if is_tried else "new")
 
-    def _start(self, session: Session, digest: str) -> None:
-        key = session.node.peer, digest
-        room = session.node.rooms[digest]
-        task = asyncio.create_task(self._test(session, digest, room, key), name="probe")
-        self._running[key] = task
+    def _start(self, due: Due) -> None:
+        key = due.session.node.peer, due.digest
+        room = due.session.node.rooms[due.digest]
+        task = asyncio.create_task(self._test(due.session, due.digest, room, key), name="probe")
+        self._running[key] = due, task
         task.add_done_callback(partial(self._ended, key))
 
     def _ended(self, key: tuple[str, str], task: asyncio.Task[None]) -> None:
         self._running.pop(key, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("probe failed", exc_info=error)
-            if key in self._trials:
-                self._trials[key].due_s = self._clock.monotonic_s() + RETRY_S
+            if (trial := self._trials.get(key)) is not None:
+                trial.due_s = self._clock.monotonic_s() + RETRY_S
 
     async def _test(self, session: Session, digest: str, room: Room, key: tuple[str, str]) -> None:
         """One probe and its comparison; what it says of the node is in force when this returns."""
         model = self._catalogue.by_digest(digest)
         if model is None:
             return
-        trial = self._trials.get(key)
-        if trial is None:
-            trial = self._trials[key] = Trial(Tally(tolerance("", "")), 0.0)
+        trial = self._trials.begin(key)
         trial.probes += 1
         try:
             longest = JOIN_SENTENCES if room.measuring else LONGEST_SENTENCES
             question, job = await self._draw(model, room, longest)
-            theirs = await self._asker.ids_of(session, job, question.ids)
+            limit_s = self._first_try_s(job, question.ids) if _is_first(room, trial) else None
+            theirs = await self._asker.ids_of(session, job, question.ids, limit_s)
         except Problem as problem:
             self._failed(session, room, trial, problem)
             return
@@ -234,6 +232,11 @@ class Prober:
             if trial.tally.verdict is Verdict.SAME and _shows_only_one(room):
                 await self._crowd(session, room, trial, model)
             self._conclude(session, room, trial)
+
+    def _first_try_s(self, job: Job, ids: int) -> float:
+        own = self._own.session(job.digest)
+        speed = None if own is None else own.node.rooms[job.digest].speed
+        return first_try_s(speed, len(job.prompt_ids), ids)
 
     async def _judge(self, session: Session, trial: Trial, job: Job, theirs: Sequence[int]) -> bool:
         """Compare these ids; False where our own engine could not say."""
@@ -266,7 +269,10 @@ class Prober:
         """
         drawn = [await self._draw(model, room, CROWD_SENTENCES) for _ in range(_crowd_size(room))]
         answers = await asyncio.gather(
-            *(self._asker.ids_of(session, job, question.ids) for question, job in drawn),
+            *(
+                self._asker.ids_of(session, job, question.ids, CROWD_DEADLINE_S)
+                for question, job in drawn
+            ),
             return_exceptions=True,
         )
         good: list[tuple[Job, Sequence[int]]] = []
@@ -282,10 +288,14 @@ class Prober:
 
     async def _own_ids(self, own: Session, job: Job) -> Sequence[int]:
         # A node runs no two jobs of one name; under the same scope the prompt is cached.
-        return await self._asker.ids_of(own, self._asker.again(job), job.max_tokens)
+        async with self._comparing:
+            return await self._asker.ids_of(own, self._asker.again(job), job.max_tokens)
 
     def _failed(self, session: Session, room: Room, trial: Trial, problem: Problem) -> None:
-        trial.failures += 1
+        was_short = _is_first(room, trial) and problem.code == ProblemCode.DEADLINE_EXCEEDED
+        # A slow node was given little time at its first try: that is no failure yet.
+        trial.failures += not was_short
+        trial.tried = True
         trial.due_s = self._clock.monotonic_s() + RETRY_S
         log.info(
             "probe not answered",
@@ -299,6 +309,7 @@ class Prober:
         room.barred, room.measuring = None, False
         spread = 0.5 + int.from_bytes(self._entropy(2), "big") / 65536
         trial.due_s = self._clock.monotonic_s() + AGAIN_S * spread
+        trial.tried, trial.refused = False, None
         if trial.tally.verdict is not Verdict.OPEN:
             trial.tally = Tally(trial.tally.tolerance)
         if was_barred is not None:
@@ -308,6 +319,7 @@ class Prober:
     def _refuse(self, session: Session, room: Room, trial: Trial, reason: str) -> None:
         log.warning("node gets no paid work", extra={"node": session.node.peer, "reason": reason})
         room.barred, room.measuring = reason, False
+        trial.tried, trial.refused = True, reason
         trial.due_s = self._clock.monotonic_s() + AGAIN_S
         trial.tally = Tally(trial.tally.tolerance)
         self._tell(session)
@@ -335,6 +347,11 @@ def _is_able(node: Node, room: Room) -> bool:
     if node.state not in PROBED or room.failed is not None:
         return False
     return room.barred is None or room.slots_busy < room.slots
+
+
+def _is_first(room: Room, trial: Trial) -> bool:
+    """Whether nothing of it ever came to nothing, and others that join may wait behind it."""
+    return room.measuring and not trial.tried
 
 
 def _shows_only_one(room: Room) -> bool:

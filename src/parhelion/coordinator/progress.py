@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
@@ -14,11 +15,15 @@ USUAL_STEPS = 5.0
 LONGEST_STILL_S = 60.0
 """Nobody earns the right to hold a request for longer by being slow."""
 
+PROMPT_ID_S = 1.0
+"""What one more id of the prompt excuses. Slower than that no engine reads whose answer somebody
+waits for: the largest models on a laptop's CPU read some two ids a second when alone."""
+
 LONGEST_LOOK_S = 1.0
 """What one look counts at most: while we did not look we did not listen either."""
 
 Mark = tuple[int, int, int]
-"""(attempt, prefilled, ids): equal at two looks means that nothing moved."""
+"""(attempt, prefilled, ids): what a job's progress between two looks is told by."""
 
 
 class Moving(Protocol):
@@ -42,11 +47,14 @@ class Progress:
         self._looked_s: float | None = None
         self._still: dict[str, tuple[Mark, float]] = {}
 
-    def look(self, jobs: Mapping[str, Job], limit_s: float, now_s: float) -> list[Job]:
+    def look(
+        self, jobs: Mapping[str, Job], limit_s: float, prompt_id_s: float, now_s: float
+    ) -> list[Job]:
         """The jobs that stand still for longer than the limit; `jobs` in the order of opening.
 
         An engine prefills the oldest prompt first, so a younger one is only as still as those of
-        its model before it.
+        its model before it. An id of the answer excuses all silence before it, one of the prompt
+        only `prompt_id_s`: nobody sees that one but the node.
         """
         passed_s = 0.0 if self._looked_s is None else min(now_s - self._looked_s, LONGEST_LOOK_S)
         self._looked_s = now_s
@@ -60,8 +68,9 @@ class Progress:
             mark = job.mark
             if mark is None:
                 continue
-            seen, still_s = before.get(name, (None, 0.0))
-            still_s = still_s + passed_s if mark == seen else 0.0
+            seen, still_s = before.get(name, (mark, -passed_s))
+            moved_s = excused_s(seen, mark, prompt_id_s)
+            still_s = max(0.0, still_s + passed_s - moved_s)
             if not job.began:
                 still_s = ahead[job.digest] = min(still_s, ahead.get(job.digest, still_s))
             self._still[name] = mark, still_s
@@ -70,7 +79,25 @@ class Progress:
         return stuck
 
 
+def excused_s(seen: Mark, mark: Mark, prompt_id_s: float) -> float:
+    """How much silence a job's progress between two looks makes good."""
+    if seen[0] != mark[0] or seen[2] != mark[2]:
+        return math.inf
+    return (mark[1] - seen[1]) * prompt_id_s
+
+
 def still_limit_s(tokens_per_s: float | None, streams: int) -> float:
     """How long a job may stand still at a node of this measured speed (of all streams together)."""
-    usual_s = max(1, streams) / tokens_per_s if tokens_per_s else 0.0
-    return min(LONGEST_STILL_S, max(SHORTEST_STILL_S, USUAL_STEPS * usual_s))
+    return min(LONGEST_STILL_S, max(SHORTEST_STILL_S, _usual_steps_s(tokens_per_s, streams)))
+
+
+def prompt_id_limit_s(tokens_per_s: float | None, streams: int) -> float:
+    """How long one id of a prompt may take there.
+
+    Beside streams a step carries at least one (docs/decisions/012), whatever the step takes.
+    """
+    return min(LONGEST_STILL_S, max(PROMPT_ID_S, _usual_steps_s(tokens_per_s, streams)))
+
+
+def _usual_steps_s(tokens_per_s: float | None, streams: int) -> float:
+    return USUAL_STEPS * max(1, streams) / tokens_per_s if tokens_per_s else 0.0

@@ -159,7 +159,7 @@ def _table(known: Iterable[Named], wanted: Set[str]) -> Mapping[str, tuple[bool,
     """
     by_id: dict[str, tuple[bool, set[str]]] = {}
     by_name: dict[str, tuple[bool, set[str]]] = {}
-    for node in known:
+    for node in known if wanted else ():
         for id in (node.peer, node.operator):
             if id in wanted:
                 by_id.setdefault(id, (False, set()))[1].add(node.peer)

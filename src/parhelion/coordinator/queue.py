@@ -40,6 +40,12 @@ class Ticket:
     got: asyncio.Future[Node] = field(repr=False)
     rather_without: str | None = None
     begun: bool = False
+    last_resort: frozenset[str] = frozenset()
+    """Nodes that a suspect takes only where no other could ever serve it."""
+    arrival: int = 0
+    """Counts who came; who was handed back keeps the number of its first ticket."""
+    returned: bool = False
+    """It had a node, which handed it back: it goes where it stood, not to the end."""
     patient_until_s: float = 0.0
     """Until then it may leave a slow node's free slot to wait for a faster one's."""
 
@@ -86,16 +92,23 @@ class Queue:
     def join(self, ticket: Ticket) -> None:
         """Go to the end of the line; Problem when a bound is reached.
 
-        The bounds are for who asks: answers that have begun are as few as the slots.
+        The bounds are for who asks: answers that have begun are as few as the slots, and so are
+        those that were returned, which get their place and their line's turn back.
         """
         digest, line = ticket.need.digest, ticket.line
         if not ticket.begun:
-            self.check(ticket.account)
+            if not ticket.returned:
+                self.check(ticket.account)
             self._of_account[ticket.account] = self._of_account.get(ticket.account, 0) + 1
         lines = self._lines.setdefault(digest, {})
         if ticket.begun and BEGUN not in lines:
             lines = self._lines[digest] = {BEGUN: deque(), **lines}
-        lines.setdefault(line, deque()).append(ticket)
+        mine = lines.setdefault(line, deque())
+        if ticket.returned:
+            mine.insert(sum(one.arrival < ticket.arrival for one in mine), ticket)
+            self._lines[digest] = _with_turn_back(lines, ticket)
+        else:
+            mine.append(ticket)
         self.size += 1
 
     def leave(self, ticket: Ticket) -> None:
@@ -155,3 +168,14 @@ class Queue:
     def tickets(self) -> list[Ticket]:
         """All tickets, in no particular order."""
         return [t for lines in self._lines.values() for line in lines.values() for t in line]
+
+
+def _with_turn_back(lines: dict[str, deque[Ticket]], ticket: Ticket) -> dict[str, deque[Ticket]]:
+    """The lines with a returned ticket's before all but who was returned too and came earlier."""
+
+    def rank(name: str) -> tuple[bool, bool, int]:
+        head = lines[name][0]
+        return name != BEGUN, not head.returned, head.arrival if head.returned else 0
+
+    # The sort is stable, so who was not returned keeps the turn that it had.
+    return {name: lines[name] for name in sorted(lines, key=rank)} if not ticket.begun else lines

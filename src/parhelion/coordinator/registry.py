@@ -30,9 +30,6 @@ KV_LIMIT_TOKENS = SLOTS_LIMIT * 1_048_576
 PAST_LIMIT = 4096
 """Nodes that left and are remembered as they were measured: coming back washes nobody clean."""
 
-FULL_S = 1.0
-"""How long a model gets no job at a node that handed one back, unless another job ends there."""
-
 
 @dataclass(eq=False, slots=True)
 class Node:
@@ -49,6 +46,10 @@ class Node:
     slots_busy: int = 0
     fallback: bool = False
     """The coordinator's own: it serves when no other can, and what it earns is the treasury's."""
+    own: bool = False
+    """The pool's own, fallback or not: what it reports we take as seen by ourselves."""
+    site: str = ""
+    """Where it comes from, as far as an address tells (identity.site_of)."""
     price_micro: int = 0
     """What its operator asks beside the pool's rate; the same for all until operators may ask."""
     served: int = 0
@@ -137,6 +138,7 @@ class Node:
             if digest in past:
                 room.record = past[digest].record
                 room.first_id_s = past[digest].first_id_s
+                room.hand_backs = past[digest].hand_backs
                 if past[digest].slots == room.slots:
                     room.speed = past[digest].speed
 

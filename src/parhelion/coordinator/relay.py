@@ -130,9 +130,13 @@ class Relay:
                 self.wake()
         return meter.finish is not None
 
-    def progress(self, cached: int) -> None:
-        """Prefill has begun: from here on the prompt costs something."""
-        self.prefilled = True
+    def progress(self, cached: int, seen: bool) -> None:
+        """Prefill has begun, says the node.
+
+        Where we see that ourselves (an engine of our own), a client that leaves owes the prompt
+        from here on; on a stranger's word it owes nothing, and the first id is the proof.
+        """
+        self.prefilled = self.prefilled or seen
         if cached > self.cached_tokens:
             self.cached_tokens = min(cached, len(self.job.prompt_ids))
 

@@ -19,6 +19,16 @@ TRIAL_PAUSE_LIMIT_S = 960.0
 again: twice as long after each trial that failed, since a trial costs somebody six seconds."""
 
 
+FULL_S = 1.0
+FULL_LIMIT_S = 60.0
+"""How long a model gets no job at a node that handed one back, unless another job ends there: twice
+as long after each further one, since we see a free slot there and it says that there is none."""
+
+HAND_BACKS_FREE = 3
+"""In a row, with no answer between: a stream that winds down or a cache that is moved is over in
+the seven seconds of their pauses. Each further one is a failed job of the node's."""
+
+
 @dataclass(slots=True)
 class Room:
     """What a node offers for one model, and how much of it is reserved."""
@@ -29,6 +39,8 @@ class Room:
     slots_busy: int = 0
     kv_busy: int = 0
     full_until_s: float | None = None
+    hand_backs: int = 0
+    """Jobs that it handed back since its last whole answer."""
     prefill_tokens: int = 0
     """Of the open jobs whose first id is not there yet."""
     ids_out: int = 0
@@ -90,6 +102,19 @@ class Room:
     def recover(self) -> None:
         """It works: whatever stood still before is over."""
         self.stuck, self.stalls = None, 0
+        self.hand_backs = 0
+
+    def hand_back(self, now_s: float) -> bool:
+        """It has no place for a job: none for a while; whether that speaks against the node.
+
+        What it hands back while it is paused was opened before: it is of the same time.
+        """
+        if self.full_until_s is not None:
+            return False
+        pause_s = FULL_S * 2.0 ** min(self.hand_backs, 16)
+        self.full_until_s = now_s + min(FULL_LIMIT_S, pause_s)
+        self.hand_backs += 1
+        return self.hand_backs > HAND_BACKS_FREE
 
     def note_first_id(self, waited_s: float) -> None:
         """Fold one job's wait for its first id into the measured one."""

@@ -16,6 +16,9 @@ LOOK_NODES = 128
 """Free nodes that one decision compares: the best of so many is among the best 1 % of all, and the
 decision takes a fraction of a millisecond however large the pool."""
 
+HAND_BACKS_TRIED = 2
+"""In a row; who handed back once may have had a stream that was winding down."""
+
 SAME_FINISH = 1.05
 """Finishes within 5 % are the same: the estimate is no better."""
 
@@ -31,6 +34,8 @@ class RoomState(Desk, Protocol):
     def kv_busy(self) -> int: ...
     @property
     def full_until_s(self) -> float | None: ...
+    @property
+    def hand_backs(self) -> int: ...
     @property
     def barred(self) -> str | None: ...
     @property
@@ -137,8 +142,8 @@ def is_able(node: NodeState, need: Need, without: Collection[str] = ()) -> bool:
 def has_place(node: NodeState, need: Need) -> bool:
     """Whether an able node has a slot and the KV tokens free now, as far as we and it know.
 
-    Half-open, or after a job stood still, it has one place, for the job that shows whether it works
-    again.
+    Half-open, or after a job stood still or it handed back again and again, it has one place, for
+    the job that shows whether it works again.
     """
     room = node.rooms[need.digest]
     return (
@@ -150,7 +155,11 @@ def has_place(node: NodeState, need: Need) -> bool:
         and not room.alone
         and (
             room.slots_busy == 0
-            or (room.record.breaker.phase is Phase.CLOSED and room.stuck is None)
+            or (
+                room.record.breaker.phase is Phase.CLOSED
+                and room.stuck is None
+                and room.hand_backs < HAND_BACKS_TRIED
+            )
         )
     )
 
@@ -206,7 +215,7 @@ def free(
 
     A client's own order of nodes is over all of them, so then there is no limit.
     """
-    most = LOOK_NODES if need.choice is None else None
+    most = None if need.choice is not None and need.choice.order else LOOK_NODES
     found: list[Seat] = []
     spare: list[Seat] = []
     others = False

@@ -16,7 +16,7 @@ from parhelion.coordinator.affinity import Affinity
 from parhelion.coordinator.answer import Answer, Replayed
 from parhelion.coordinator.attempt import Attempt
 from parhelion.coordinator.isolate import WAIT_S as ALONE_WAIT_S
-from parhelion.coordinator.isolate import Poison
+from parhelion.coordinator.isolate import Claim, Poison, poisonous
 from parhelion.coordinator.journal import Journal
 from parhelion.coordinator.lengths import Lengths
 from parhelion.coordinator.lines import line_of, scope_of
@@ -121,7 +121,7 @@ class Service:
         payer, _ = self._gate.payer(credentials, model.card.id, rates)
         line = line_of(payer.account, credentials.address)
         prompt_ids = await self._tokeniser.prepare(model, ask, line)
-        self._poison.check(model.card.digest, prompt_ids)
+        accused = self._poison.check(model.card.digest, prompt_ids, payer.account)
         # Only a client that left `max_tokens` to us gets what a node can hold.
         is_open = ask.max_tokens is None
         capacity = self._places.capacity(model.card.digest, choice) if is_open else None
@@ -133,6 +133,9 @@ class Service:
             choice=choice,
             expected_tokens=self._lengths.expected(model.card.digest, offer.max_tokens),
         )
+        shunned = self._run_by(accused)
+        if shunned and not self._places.refusal(need) and self._places.refusal(need, shunned):
+            raise poisonous(None)
         refusal = refusal or self._places.refusal(need)
         if refusal is not None:
             # Who may not ask learns that first, and a finished answer needs no node.
@@ -141,7 +144,7 @@ class Service:
                 return await self._replay(admitted)
             raise refusal
         vocabulary = await self._tokeniser.vocabulary(model)
-        request = Request(ask, credentials, offer, need, vocabulary, started_s)
+        request = Request(ask, credentials, offer, need, vocabulary, started_s, shunned)
         return await self._begin(request)
 
     def _choose(self, ask: Ask) -> tuple[Choice | None, Problem | None]:
@@ -221,7 +224,7 @@ class Service:
 
     async def relay(self, relay: Relay, request: Request) -> End:
         """Run attempts until one delivers; what a node lost, another takes up where it stood."""
-        course = Course()
+        course = Course(shunned=set(request.shunned))
         number = 0
         while True:
             number += 1
@@ -235,7 +238,7 @@ class Service:
             was_alone = bool(relay.attempts) and relay.attempts[-1].alone
             goes_on = course.goes_on(fault, node.peer, was_alone)
             if course.poison:
-                self._poison.add(request.need.digest, request.offer.prompt_ids)
+                course.fault = self._suspect(relay, request)
             if relay.left or not goes_on:
                 return End("lost", course.fault or fault)
             if not relay.ids:
@@ -259,9 +262,14 @@ class Service:
             # Its answer has begun, so its deadline was met; now the client waits for the rest.
             wait_s = self._resume_wait_s
             need = need.resumed(len(relay.ids))
+        accusers = self._run_by(one.node.operator for one in _claims(relay))
+        without = course.shunned
         if course.alone:
             need = replace(need, alone=True)
             wait_s = max(wait_s, ALONE_WAIT_S)
+        elif accusers and self._places.refusal(need, without | accusers) is None:
+            # Cleared elsewhere: those who said that it crashes them have been proven wrong.
+            without = without | accusers
         _check_still_wanted(relay)
         job = relay.job
         ids = (*job.prompt_ids, *relay.ids) if relay.ids else job.prompt_ids
@@ -270,10 +278,13 @@ class Service:
             replace(need, cached=held) if held else need,
             line_of(order.grant.account, order.address),
             wait_s,
-            without=course.shunned,
+            without=without,
             rather_without=course.avoided,
             begun=bool(relay.ids),
+            last_resort=accusers,
+            arrival=course.arrival,
         )
+        course.arrival = ticket.arrival
         relay.leave_queue = partial(self._places.leave, ticket)
         try:
             node = await ticket.got
@@ -286,6 +297,19 @@ class Service:
             raise
         relay.expected_cached = held.get(node.peer, 0)
         return node
+
+    def _suspect(self, relay: Relay, request: Request) -> Problem:
+        """Its second crash, alone, at somebody's word; what its client is told."""
+        need, chosen = request.need, request.need.choice is not None
+        account = relay.order.grant.account if chosen else None
+        return self._poison.add(need.digest, request.offer.prompt_ids, _claims(relay), account)
+
+    def _run_by(self, operators: Iterable[str]) -> frozenset[str]:
+        """The nodes of these operators that are here."""
+        some = frozenset(operators)
+        if not some:
+            return some
+        return frozenset(node.peer for node in self._registry.nodes() if node.operator in some)
 
     async def _attempt(
         self, relay: Relay, request: Request, node: Node, number: int, alone: bool
@@ -381,6 +405,7 @@ class Request:
         "offer",
         "opened",
         "relay",
+        "shunned",
         "started_s",
         "vocabulary",
     )
@@ -393,6 +418,7 @@ class Request:
         need: Need,
         vocabulary: Vocabulary,
         started_s: float,
+        shunned: frozenset[str],
     ) -> None:
         self.ask = ask
         self.credentials = credentials
@@ -400,6 +426,7 @@ class Request:
         self.need = need
         self.vocabulary = vocabulary
         self.started_s = started_s
+        self.shunned = shunned
         self.relay: Relay | None = None
         self.left = False
         self.opened: asyncio.Future[Relay | Replay] = asyncio.get_running_loop().create_future()
@@ -438,6 +465,11 @@ def _cut_by(relay: Relay) -> End:
     if relay.interruption is not None:
         return End("lost", relay.interruption)
     return LEFT
+
+
+def _claims(relay: Relay) -> list[Claim]:
+    """What nodes said of crashes under this request, in order."""
+    return [one.claim for one in relay.attempts if one.claim is not None]
 
 
 def _check_still_wanted(relay: Relay) -> None:

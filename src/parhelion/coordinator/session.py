@@ -6,7 +6,8 @@ import asyncio
 import logging
 from typing import Protocol
 
-from parhelion.coordinator.progress import Mark, Progress, still_limit_s
+from parhelion.coordinator.manners import Manners
+from parhelion.coordinator.progress import Mark, Progress, prompt_id_limit_s, still_limit_s
 from parhelion.coordinator.registry import Node, Registry
 from parhelion.link import (
     Bye,
@@ -75,6 +76,7 @@ class Session:
         self._registry = registry
         self._clock = clock
         self._progress = Progress()
+        self._manners = Manners()
         self._leave_by_s: float | None = None
         self._end: asyncio.Future[Problem] = asyncio.get_running_loop().create_future()
 
@@ -102,6 +104,9 @@ class Session:
             self._carrier.post(message)
         except LinkBroken as broken:
             self.end(ProblemCode.LINK_BROKEN, str(broken))
+        else:
+            if type(message) is Open:
+                self._manners.opened()
 
     def end(self, code: ProblemCode, message: str, hint: str = "") -> None:
         """End the session with its cause; at once it is out of dispatch and its jobs are lost."""
@@ -141,7 +146,8 @@ class Session:
         if not self.attempts:
             return  # Most nodes of a large pool, at every sweep.
         limit_s = still_limit_s(node.tokens_per_s, node.slots_busy)
-        stuck = self._progress.look(self.attempts, limit_s, now_s)
+        prompt_id_s = prompt_id_limit_s(node.tokens_per_s, node.slots_busy)
+        stuck = self._progress.look(self.attempts, limit_s, prompt_id_s, now_s)
         if not stuck:
             return
         reason = f"no progress on a job for {limit_s:.0f} s"
@@ -191,19 +197,32 @@ class Session:
         node = self.node
         node.heard_s = self._clock.monotonic_s()
         if type(message) is Steps:
-            attempts = self.attempts
+            if not message.steps:
+                _mind(self._manners.idle_step(node.heard_s))
             for step in message.steps:
-                attempt = attempts.get(step.job)
-                if attempt is None or attempt.number != step.attempt:
-                    self.dropped += 1
-                    continue
-                attempt.take(step)
+                self._step(step, node.heard_s)
             if node.state == "suspect":
                 self._registry.refresh(node, node.heard_s)
         else:
             self._hear_rest(message)
 
+    def _step(self, step: Step, now_s: float) -> None:
+        attempt = self.attempts.get(step.job)
+        if attempt is None or attempt.number != step.attempt:
+            self.dropped += 1
+            _mind(self._manners.idle_step(now_s))
+            return
+        before = attempt.mark
+        attempt.take(step)
+        # Over already, or as it was: ids always move a job that is not over.
+        if before is None or (not step.ids and step.finish is None and attempt.mark == before):
+            _mind(self._manners.idle_step(now_s))
+
     def _hear_rest(self, message: FromNode) -> None:
+        if isinstance(message, Signed | JobFailed):
+            _mind(self._manners.answer(self.node.heard_s))
+        else:
+            _mind(self._manners.notice(self.node.heard_s))
         match message:
             case Heartbeat():
                 faults = engine_faults(message, self.node.card)
@@ -235,6 +254,11 @@ class Session:
             return attempt
         self.dropped += 1
         return None
+
+
+def _mind(fault: str | None) -> None:
+    if fault is not None:
+        raise Misbehaved(fault)
 
 
 def engine_faults(beat: Heartbeat, card: NodeCard) -> dict[str, str]:

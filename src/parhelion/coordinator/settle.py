@@ -184,8 +184,10 @@ class Settler:
 def owes(relay: Relay, end: End) -> bool:
     """Whether anything is billed (DESIGN 6, "Delivered").
 
-    A whole answer is. A client that left owes what it got, from the moment prefill began; where
-    we failed, the first byte that went out is that moment: never, for an unstreamed answer.
+    A whole answer is. A client that left owes the prompt and what it got from the moment prefill
+    is known to have begun: by the first id, or before it by our own engine's report, since a
+    stranger's is no bill. Where we failed, the first byte that went out is that moment: never, for
+    an unstreamed answer.
     """
     if end.kind == "finished":
         return True

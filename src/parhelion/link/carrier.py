@@ -239,9 +239,9 @@ class Carrier(Generic[In]):
         if isinstance(bye, Bye):
             # Kept as short as it is logged: its words are the other side's to choose.
             messages[-1] = bye = _short(bye)
-        for message in messages:
-            if isinstance(message, Heartbeat):
-                self._answer_beat()
+        if any(isinstance(message, Heartbeat) for message in messages):
+            # One for all of a frame: it says no more, and a frame holds tens of thousands.
+            self._answer_beat()
         self._heard.extend(messages)
         if isinstance(bye, Bye):
             self._say_ended(bye)

@@ -59,7 +59,9 @@ def tls_pool(
     tmp_path_factory: pytest.TempPathFactory, pair: tuple[Path, Path], smollm2: Path
 ) -> Iterator[Running]:
     files = {"PARHELION_API_TLS_CERT": str(pair[0]), "PARHELION_API_TLS_KEY": str(pair[1])}
-    pool = start_pool(tmp_path_factory.mktemp("tls"), env=files)
+    # Who comes through a proxy would need an invite.
+    env = {**files, "PARHELION_NODES_ADMIT": "open"}
+    pool = start_pool(tmp_path_factory.mktemp("tls"), env=env)
     yield pool
     assert pool.stop() == 0
 

@@ -240,7 +240,7 @@ class Coordinator:
         self.answers.append(answer)
         return answer
 
-    async def attend(self, carrier: Any, whence: str = "far") -> None:
+    async def attend(self, carrier: Any, whence: str = "far", **_origin: Any) -> None:
         self.attended.append(carrier)
 
     def catalogue_changed(self) -> None:

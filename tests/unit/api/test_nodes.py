@@ -159,6 +159,18 @@ async def test_one_reader_too_many_is_503_with_what_to_do(
     await leave(exchange)
 
 
+async def test_readers_are_counted_by_address_whatever_a_proxy_says(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeds, "READERS_PER_SITE_LIMIT", 1)
+    exchange = pool.start("GET", "/v1/nodes/stream")
+    await events(pool, exchange, 1)
+    refused = await pool.call("GET", "/v1/nodes/stream", headers={"x-forwarded-for": "192.0.2.9"})
+    assert (refused.status, refused.error["code"]) == (503, "overloaded")
+    assert refused.headers["retry-after"] and "/v1/nodes" in refused.error["hint"]
+    await leave(exchange)
+
+
 async def test_head_of_the_stream_ends(pool: Any) -> None:
     response = await pool.call("HEAD", "/v1/nodes/stream")
     assert response.status == 200 and response.body == b""

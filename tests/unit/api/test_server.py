@@ -16,12 +16,12 @@ import aiohttp
 import pytest
 
 from parhelion.api import Serving, serve, server
-from parhelion.api.node_socket import whence
+from parhelion.api.node_socket import Doorway, whence
 from parhelion.api.wire import Visit
 from parhelion.bootstrap.ports import bind, listen
 from parhelion.identity import NodeKey
 from parhelion.link import Address, Register, connect
-from parhelion.words import NodeCard
+from parhelion.words import NodeCard, Problem
 
 
 def listening() -> socket.socket:
@@ -201,7 +201,7 @@ async def test_a_node_is_attended_after_both_proved_their_keys(
 ) -> None:
     heard: list[Any] = []
 
-    async def attend(carrier: Any, whence: str) -> None:
+    async def attend(carrier: Any, whence: str, **_origin: Any) -> None:
         heard.append((carrier.peer, whence, await carrier.receive()))
 
     pool.coordinator.attend = attend
@@ -276,6 +276,52 @@ async def test_text_and_large_frames_end_the_session(pool: Any, running: Serving
                 assert closed.type is aiohttp.WSMsgType.CLOSE, closed
                 assert socket.close_code == code
     assert pool.coordinator.attended == []
+
+
+async def test_who_shakes_hands_and_never_registers_keeps_its_place_in_the_doorway(
+    pool: Any, running: Serving, tmp_path: Path
+) -> None:
+    from parhelion.api.node_socket import UNPROVEN_PER_ADDRESS_LIMIT
+
+    registered: list[Any] = []
+    over = asyncio.Event()
+
+    async def attend(carrier: Any, whence: str, *, site: str, joined: Any) -> None:
+        registered.append(joined)
+        assert site == "127.0.0.1"
+        await over.wait()
+
+    pool.coordinator.attend = attend
+    key = NodeKey.load_or_create(tmp_path / "node.key")
+    address = Address(url=f"http://127.0.0.1:{running.port}", peer=None, invite=None)
+    held = [await connect(address, key) for _ in range(UNPROVEN_PER_ADDRESS_LIMIT)]
+    await pool.until(lambda: len(registered) == UNPROVEN_PER_ADDRESS_LIMIT)
+    with pytest.raises(Problem):
+        await connect(address, key)
+    # A member stands there no more, and leaves its place once.
+    registered[0]()
+    registered[0]()
+    held.append(await connect(address, key))
+    with pytest.raises(Problem):
+        await connect(address, key)
+    over.set()
+    for carrier in held:
+        await carrier.abort()
+
+
+def test_an_ipv6_household_is_one_address_in_the_doorway() -> None:
+    doorway = Doorway(limit=3, address_limit=2)
+    leave = doorway.enter("2001:db8::1")
+    doorway.enter("2001:db8::2")
+    with pytest.raises(Problem):
+        doorway.enter("2001:db8::3")
+    doorway.enter("2001:db8:0:1::1")
+    with pytest.raises(Problem):
+        doorway.enter("192.0.2.1")
+    leave()
+    leave()
+    assert doorway.waiting == 2
+    doorway.enter("192.0.2.1")
 
 
 async def test_unproven_sockets_are_bounded(running: Serving) -> None:

@@ -22,7 +22,7 @@ from parhelion.coordinator.breaker import (
 from parhelion.words import Problem
 
 CLOSED, OPEN, HALF = Phase.CLOSED, Phase.OPEN, Phase.HALF_OPEN
-S, F, C, L = Event.SUCCEEDED, Event.FAILED, Event.CRASHED, Event.LOOKED
+S, F, X, L = Event.SUCCEEDED, Event.FAILED, Event.EXCUSED, Event.LOOKED
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,9 @@ S, F, C, L = Event.SUCCEEDED, Event.FAILED, Event.CRASHED, Event.LOOKED
         (Breaker(), S, 0, Breaker()),
         (Breaker(faults=1), S, 0, Breaker(faults=0.5)),
         (Breaker(), F, 0, Breaker(faults=1)),
-        (Breaker(), C, 0, Breaker(faults=0.5)),
+        (Breaker(), X, 0, Breaker()),
+        (Breaker(faults=2.5), X, 0, Breaker(faults=1.5)),
+        (Breaker(OPEN, until_s=9), X, 0, Breaker(OPEN, until_s=9)),
         (Breaker(faults=1.5), F, 0, Breaker(faults=2.5)),
         (Breaker(faults=2), F, 9, Breaker(OPEN, until_s=9 + COOL_S, cool_s=COOL_S)),
         (Breaker(), L, 0, Breaker()),
@@ -41,7 +43,7 @@ S, F, C, L = Event.SUCCEEDED, Event.FAILED, Event.CRASHED, Event.LOOKED
         (Breaker(OPEN, until_s=9), F, 10, Breaker(OPEN, until_s=9)),
         (Breaker(HALF, cool_s=20), S, 0, Breaker()),
         (Breaker(HALF, cool_s=20), F, 5, Breaker(OPEN, until_s=45, cool_s=40)),
-        (Breaker(HALF, cool_s=20), C, 5, Breaker(OPEN, until_s=25, cool_s=20)),
+        (Breaker(HALF, cool_s=20), X, 5, Breaker(HALF, cool_s=20)),
         (
             Breaker(HALF, cool_s=COOL_LIMIT_S),
             F,
@@ -68,8 +70,7 @@ def test_an_open_breaker_opens_only_by_the_clock_and_a_closed_one_only_by_faults
         before, state = state, next_state(state, event, now_s)
         if before.phase is not state.phase:
             assert (before.phase, event, state.phase) in {
-                (CLOSED, F, OPEN), (CLOSED, C, OPEN), (OPEN, L, HALF), (HALF, S, CLOSED),
-                (HALF, F, OPEN), (HALF, C, OPEN),
+                (CLOSED, F, OPEN), (OPEN, L, HALF), (HALF, S, CLOSED), (HALF, F, OPEN),
             }  # fmt: skip
         if state.phase is OPEN:
             assert COOL_S <= state.cool_s <= COOL_LIMIT_S and state.until_s <= now_s + COOL_LIMIT_S
@@ -111,13 +112,30 @@ def test_the_success_rate_is_of_the_last_jobs_and_says_of_how_many() -> None:
     assert (record.success_rate, record.sample) == (1.0, WINDOW_JOBS)
 
 
-def test_a_crash_that_one_prompt_brought_about_is_no_failed_job() -> None:
+def test_a_crash_is_a_failed_job_until_a_prompt_is_proven_to_have_done_it() -> None:
     record = Record()
-    for at_s in range(5):
+    record.succeeded(0.0)
+    crashes = [record.crashed(at_s, at_s) for at_s in (1.0, 2.0)]
+    assert record.success_rate == pytest.approx(1 / 3)
+    assert [record.excuse(crash, 3.0) for crash in crashes] == [1, 1]
+    assert (record.success_rate, record.sample, record.caution) == (1.0, 1, 1.0)
+    assert record.excuse(crashes[0], 3.0) == 0, "once"
+    assert record.breaker == Breaker()
+    for at_s in (4.0, 5.0, 6.0):
         record.crashed(at_s, at_s)
-    assert record.phase is CLOSED and record.success_rate is None
-    record.crashed(5.0, 5.0)
     assert record.phase is OPEN, "an engine that crashes at everything is not fed for ever"
+
+
+def test_an_excused_crash_takes_along_all_the_jobs_that_it_took_along() -> None:
+    record = Record()
+    (crash, *rest) = [record.crashed(1.0, 5.0) for _ in range(9)]
+    assert all(one is crash for one in rest) and record.breaker == Breaker(faults=1)
+    other = record.crashed(6.0, 7.0)
+    assert record.excuse(crash, 8.0) == 9
+    assert (record.sample, record.success_rate, record.breaker) == (1, 0.0, Breaker(faults=1))
+    for at_s in range(10, 10 + WINDOW_JOBS):
+        record.succeeded(at_s)
+    assert record.excuse(other, 99.0) == 1 and record.sample == WINDOW_JOBS
 
 
 async def phase_after(pool: Any, node: Any, script: Any) -> tuple[Phase, int]:

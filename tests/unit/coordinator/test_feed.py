@@ -185,13 +185,26 @@ async def test_many_changes_at_once_are_one_look(monkeypatch: pytest.MonkeyPatch
 
 async def test_readers_are_counted_and_leave_their_place() -> None:
     pool = Pool("a")
-    readers = [pool.feed.follow(None) for _ in range(feeds.READERS_LIMIT)]
+    readers = [pool.feed.follow(None, str(site)) for site in range(feeds.READERS_LIMIT)]
     with pytest.raises(Problem) as caught:
         pool.feed.follow(None)
     assert caught.value.code == ProblemCode.OVERLOADED and caught.value.retry_after_s
     with readers[0]:
         pass
     pool.feed.follow(None)
+
+
+async def test_one_address_cannot_take_every_readers_place() -> None:
+    pool = Pool("a")
+    readers = [pool.feed.follow(None, "here") for _ in range(feeds.READERS_PER_SITE_LIMIT)]
+    with pytest.raises(Problem) as caught:
+        pool.feed.follow(None, "here")
+    assert caught.value.code == ProblemCode.OVERLOADED and caught.value.retry_after_s
+    assert "from this address" in caught.value.message and "/v1/nodes" in caught.value.hint
+    pool.feed.follow(None, "elsewhere")
+    with readers[0]:
+        pass
+    pool.feed.follow(None, "here")
 
 
 async def test_the_end_of_the_coordinator_ends_every_reader() -> None:

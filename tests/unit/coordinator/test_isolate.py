@@ -8,9 +8,17 @@ from typing import Any
 
 import pytest
 
-from parhelion.coordinator.isolate import CLEARED_IDS, REFUSED_LIMIT, REFUSED_S, Poison
+from parhelion import identity
+from parhelion.coordinator.breaker import Record
+from parhelion.coordinator.isolate import (
+    CLEARED_IDS,
+    REFUSED_LIMIT,
+    REFUSED_S,
+    Claim,
+    Poison,
+)
 from parhelion.link import Cut, Open
-from parhelion.words import Problem, ProblemCode, kin
+from parhelion.words import Problem, ProblemCode, ProviderPreferences, kin
 
 BAD = (4, 4, 4)
 
@@ -18,8 +26,8 @@ BAD = (4, 4, 4)
 class Batch:
     """A fake node's engine: an id a job and tick, and a crash of all when BAD is among them."""
 
-    def __init__(self, node: Any, letter: int) -> None:
-        self.node, self.letter = node, letter
+    def __init__(self, node: Any, letter: int, clock: Any) -> None:
+        self.node, self.letter, self.clock = node, letter, clock
         self.running: dict[str, Any] = {}
         self.ticks: list[frozenset[str]] = []
         self.crashes = 0
@@ -41,6 +49,8 @@ class Batch:
         jobs = list(self.running.values())
         if any(job.prompt_ids == BAD for job in jobs):
             self.crashes += 1
+            # Later than all that it takes along was opened.
+            self.clock.s += 0.001
             self.running.clear()
             for job in jobs:
                 self.node.fail(job, "engine_crashed")
@@ -61,7 +71,7 @@ async def batches(closed_pool: Any) -> AsyncIterator[Callable[..., Awaitable[Bat
     made: list[Batch] = []
 
     async def make(letter: int, slots: int = 8) -> Batch:
-        made.append(Batch(await closed_pool.node(slots=slots), letter))
+        made.append(Batch(await closed_pool.node(slots=slots), letter, closed_pool.clock))
         return made[-1]
 
     yield make
@@ -167,8 +177,9 @@ async def test_a_suspect_whose_client_leaves_opens_its_node_again(
 
 async def test_the_list_of_refused_prompts_is_bounded(pool: Any) -> None:
     poison = Poison(pool.clock)
+    claims = [await claim_of(pool), await claim_of(pool)]
     for number in range(REFUSED_LIMIT + 1):
-        poison.add(pool.DIGEST, (number,))
+        poison.add(pool.DIGEST, (number,), claims)
     poison.check(pool.DIGEST, (0,))
     with pytest.raises(Problem):
         poison.check(pool.DIGEST, (1,))
@@ -190,3 +201,146 @@ async def test_a_suspect_whose_last_id_clears_it_is_finished_and_not_moved(pool:
         assert (await pool.read(answer))[0] == "a" * CLEARED_IDS
     assert len(node.said(Open)) == 4
     await pool.assert_settled()
+
+
+# --- a crash is what a node says ----------------------------------------------------------------
+
+
+async def claim_of(pool: Any, own: bool = False) -> Claim:
+    """A new node's word for a crash."""
+    peer = (await pool.node()).peer
+    node = pool.coordinator.registry.member(peer).node
+    node.own = own
+    record = Record()
+    return Claim(node, record, record.crashed(1.0, 2.0))
+
+
+async def liar(pool: Any, slots: int = 8) -> Any:
+    """A node that says of every job that it crashed the engine."""
+    node = await pool.node(slots=slots)
+    node.script = lambda node, job: node.fail(job, "engine_crashed")
+    return node
+
+
+def views(pool: Any) -> dict[str, Any]:
+    return {view.peer: view for view in pool.coordinator.nodes()}
+
+
+async def test_one_operators_claims_censor_a_prompt_for_nobody_else(pool: Any) -> None:
+    lying = await liar(pool)
+    honest = await pool.node()
+    honest.script = pool.answering(pool.A)
+    account, secret = await pool.user(1000)
+    with pytest.raises(Problem) as caught:
+        await pool.read(await pool.serve(secret, provider=ProviderPreferences(only=(lying.peer,))))
+    assert caught.value.code == ProblemCode.POISON_REQUEST
+    assert "says" in caught.value.message and "nobody else" in caught.value.message
+    assert await pool.free_micro(account) == 1000
+    for other in (secret, (await pool.user(1000))[1], (await pool.user(1000))[1]):
+        assert (await pool.read(await pool.serve(other)))[0] == "aaaa"
+    seen = views(pool)[lying.peer]
+    assert seen.failed >= 2 and seen.success_rate == 0.0
+    assert (views(pool)[honest.peer].failed, views(pool)[honest.peer].success_rate) == (0, 1.0)
+    await pool.assert_settled()
+
+
+async def test_a_liar_among_honest_nodes_costs_nobody_an_answer_and_is_blamed(pool: Any) -> None:
+    lying, honest = await liar(pool), await pool.node()
+    honest.script = pool.answering(pool.A)
+    secrets = [(await pool.user(1000))[1] for _ in range(20)]
+    asked = [pool.serve(one, prompt=(2, 3, 2 + n % 9)) for n, one in enumerate(secrets)]
+    for answer in await asyncio.gather(*asked):
+        assert (await pool.read(answer))[0] == "aaaa"
+    seen = views(pool)
+    assert seen[lying.peer].failed and seen[lying.peer].success_rate == 0.0
+    assert not seen[honest.peer].failed
+    for secret in secrets[:9]:
+        assert (await pool.read(await pool.serve(secret, prompt=(2, 3, 4))))[0] == "aaaa"
+    await pool.assert_settled()
+
+
+async def test_the_second_try_is_at_another_operators_node_also_when_that_is_busy(
+    closed_pool: Any, batches: Any
+) -> None:
+    pool = closed_pool
+    honest = await batches(pool.A, slots=1)
+    _account, secret = await pool.user(10_000)
+    running = await pool.serve(secret, max_tokens=60)
+    await anext(running)
+    lying = await liar(pool)
+    victim = await pool.serve(secret, max_tokens=30)
+    assert (await pool.read(victim))[1].usage.completion_tokens == 30
+    assert (await pool.read(running))[1].usage.completion_tokens == 60
+    of_victim = [one for one in lying.said(Open) if one.job.job == kin("job", victim.request)]
+    assert len(of_victim) <= 1 and honest.crashes == 0
+    await pool.assert_settled()
+
+
+async def test_a_crash_of_the_pools_own_engine_needs_no_second_word(closed_pool: Any) -> None:
+    pool = closed_pool
+    key = identity.NodeKey.load_or_create(pool.folder / "own.key")
+    await pool.open(own=(key.peer,))
+    own = pool.fake(key=key)
+    own.script = lambda node, job: node.fail(job, "engine_crashed")
+    await pool.join(own)
+    _account, secret = await pool.user(1000)
+    with pytest.raises(Problem) as caught:
+        await pool.read(await pool.serve(secret, prompt=BAD))
+    assert caught.value.code == ProblemCode.POISON_REQUEST and "own" in caught.value.message
+    (await pool.node()).script = pool.answering(pool.A)
+    with pytest.raises(Problem) as caught:
+        await pool.serve((await pool.user(1000))[1], prompt=BAD)
+    assert caught.value.code == ProblemCode.POISON_REQUEST, "for everybody, at every node"
+    assert len(own.said(Open)) == 2
+    assert views(pool)[own.peer].failed == 0, "the prompt did it"
+
+
+async def test_a_prompt_that_kills_the_only_node_is_kept_from_it_and_not_from_the_next(
+    closed_pool: Any, batches: Any
+) -> None:
+    pool = closed_pool
+    only = await batches(pool.A)
+    _account, secret = await pool.user(1000)
+    for _ in range(3):
+        with pytest.raises(Problem) as caught:
+            await pool.read(await pool.serve(secret, prompt=BAD))
+        assert caught.value.code == ProblemCode.POISON_REQUEST
+        assert "nobody else" in caught.value.message
+        assert only.crashes == 2, "not again and again"
+    assert views(pool)[only.node.peer].failed == 2
+    second = await batches(pool.B)
+    with pytest.raises(Problem) as caught:
+        await pool.read(await pool.serve(secret, prompt=BAD))
+    assert (only.crashes, second.crashes) == (2, 2)
+    assert "different operators" in caught.value.message, "now it is proven"
+    assert [view.failed for view in pool.coordinator.nodes()] == [0, 0], "and nobody's fault"
+    await pool.assert_settled()
+
+
+async def test_what_is_proven_at_nodes_that_a_client_chose_is_held_against_it_alone(
+    pool: Any,
+) -> None:
+    lying = [await liar(pool) for _ in range(2)]
+    honest = await pool.node()
+    honest.script = pool.answering(pool.A)
+    _account, secret = await pool.user(1000)
+    with pytest.raises(Problem):
+        only = ProviderPreferences(only=tuple(one.peer for one in lying))
+        await pool.read(await pool.serve(secret, provider=only))
+    with pytest.raises(Problem):
+        await pool.serve(secret)
+    _account, other = await pool.user(1000)
+    chosen = ProviderPreferences(only=(honest.peer,))
+    assert (await pool.read(await pool.serve(other, provider=chosen)))[0] == "aaaa"
+
+
+async def test_one_operators_word_is_no_proof_however_often_it_is_given(pool: Any) -> None:
+    poison, claim = Poison(pool.clock), await claim_of(pool)
+    for _ in range(5):
+        poison.add(pool.DIGEST, BAD, [claim, claim])
+    assert poison.check(pool.DIGEST, BAD) == {claim.node.operator}
+    assert not claim.crash.excused
+    poison.add(pool.DIGEST, BAD, [await claim_of(pool)])
+    with pytest.raises(Problem):
+        poison.check(pool.DIGEST, BAD)
+    assert claim.crash.excused

@@ -11,7 +11,7 @@ import pytest
 from bench.dispatch import Kind, Seated, sim_node
 from parhelion.config import NodesConfig
 from parhelion.coordinator import news as news_module
-from parhelion.coordinator import prober
+from parhelion.coordinator import prober, trials
 from parhelion.coordinator.news import News
 from parhelion.coordinator.registry import Node, Registry
 from parhelion.identity import NodeKey
@@ -102,7 +102,7 @@ async def proven(closed_pool: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     """A pool with an engine of its own, in which who passed a probe is due again at once."""
     monkeypatch.setattr(prober, "LOOK_S", 0.002)
     monkeypatch.setattr(prober, "AGAIN_S", 0.0)
-    monkeypatch.setattr(prober, "PROBES_AT_ONCE", 1)
+    monkeypatch.setattr(trials, "PROBES_AT_ONCE", 1)
     key = NodeKey.load_or_create(closed_pool.folder / "own.key")
     await closed_pool.open(fallback=key.peer, probe=True)
     own = closed_pool.fake(key=key)

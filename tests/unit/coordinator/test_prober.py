@@ -103,6 +103,13 @@ async def test_an_honest_node_is_measured_first_and_then_serves(pool: Any) -> No
     await pool.assert_settled()
 
 
+async def test_who_claims_more_prefill_than_its_probe_has_is_sent_off(pool: Any) -> None:
+    node = await joined(pool, lambda node, job: node.prefill(job, len(job.prompt_ids) + 1))
+    async with asyncio.timeout(5):
+        await node.task
+    assert "prefilled" in node.carrier.bye.message
+
+
 @pytest.mark.parametrize("lie", [OTHER_MODEL, CUT_CONTEXT, NOISE, SOME_NOISE])
 async def test_who_serves_something_else_gets_no_paid_work_and_is_told_why(
     pool: Any, lie: Callable[[Any, Any], None]
@@ -123,7 +130,7 @@ async def test_who_serves_something_else_gets_no_paid_work_and_is_told_why(
 async def test_an_honest_node_of_another_build_is_not_punished(pool: Any) -> None:
     node = await joined(pool, OTHER_ROUNDING, backend="another build")
     await settle(pool, node, "ready")
-    trial = pool.coordinator.prober._trials[node.peer, pool.DIGEST]
+    trial = pool.coordinator.prober._trials.begin((node.peer, pool.DIGEST))
     assert trial.probes <= 8 and trial.tally.far == 0
     await pool.assert_settled()
 

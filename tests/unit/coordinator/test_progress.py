@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from parhelion.coordinator.progress import LONGEST_STILL_S, Progress, still_limit_s
+from parhelion.coordinator.progress import (
+    LONGEST_STILL_S,
+    Progress,
+    excused_s,
+    prompt_id_limit_s,
+    still_limit_s,
+)
 from parhelion.coordinator.room import TRIAL_PAUSE_LIMIT_S, TRIAL_PAUSE_S, Room
 from parhelion.link import Cut, Open
 from parhelion.words import Problem, ProblemCode
@@ -94,9 +100,9 @@ async def test_a_stream_that_stands_still_in_the_middle_ends_with_its_cause(pool
 async def test_steps_and_prefill_reports_are_progress(pool: Any) -> None:
     node = await pool.node()
     _account, secret = await pool.user(1000)
-    answer = await pool.serve(secret, max_tokens=3)
+    answer = await pool.serve(secret, prompt=(pool.A,) * 40, max_tokens=3)
     job = await node.job()
-    for prefilled in (1, 2, 3):
+    for prefilled in (5, 10, 40):
         await pass_time(pool, 5)
         node.prefill(job, prefilled)
     for _ in range(2):
@@ -118,6 +124,53 @@ async def test_the_same_report_again_is_no_progress(pool: Any) -> None:
         await pass_time(pool, 1)
     assert state(pool, node)[0] == "failed"
     await answer.disconnect()
+
+
+async def test_a_drip_of_prefill_reports_does_not_hold_a_request(pool: Any) -> None:
+    drip = await pool.node()
+    _account, secret = await pool.user(10_000)
+    answer = await pool.serve(secret, prompt=(pool.A,) * 900)
+    job = await drip.job()
+    alive = await pool.node()
+    for prefilled in range(1, 9):
+        drip.prefill(job, prefilled)
+        await pass_time(pool, 2)
+    assert state(pool, drip)[0] == "failed", "half an id a second is no prefill"
+    assert drip.said(Cut)[0].job == job.job
+    alive.finish(await alive.job(), [pool.A] * 4)
+    assert (await pool.read(answer))[0] == "aaaa"
+    await pool.assert_settled()
+
+
+async def test_nobody_prefills_more_than_the_job_came_with(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    job = await node.job()
+    node.prefill(job, 3)
+    await asyncio.sleep(0.001)
+    assert state(pool, node)[0] == "ready"
+    alive = await pool.node()
+    node.prefill(job, 4)
+    alive.finish(await alive.job(), [pool.A] * 4)
+    assert (await pool.read(answer))[0] == "aaaa"
+    assert "4 ids prefilled of 3" in node.carrier.bye.message
+    await pool.assert_settled()
+
+
+async def test_a_resumed_job_prefills_its_earlier_output_too(pool: Any) -> None:
+    first = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    first.step(await first.job(), [pool.A, pool.A])
+    await anext(answer)
+    second = await pool.node()
+    first.die()
+    job = await second.job()
+    second.prefill(job, 3 + 2)
+    second.finish(job, [pool.B] * 2)
+    assert (await pool.read(answer))[0] == "bb"
+    await pool.assert_settled()
 
 
 async def test_a_prompt_may_wait_for_the_prefill_of_an_older_one(pool: Any) -> None:
@@ -260,10 +313,22 @@ async def test_time_in_which_we_did_not_look_is_not_the_nodes_silence(pool: Any)
     await pool.read(answer)
 
 
+def test_an_id_of_the_answer_excuses_all_silence_and_one_of_the_prompt_a_second() -> None:
+    assert excused_s((1, 5, 0), (1, 5, 0), 1.0) == 0.0
+    assert excused_s((1, 5, 0), (1, 8, 0), 1.0) == 3.0
+    assert excused_s((1, 5, 0), (1, 5, 1), 1.0) == excused_s((1, 5, 0), (2, 0, 0), 1.0) > 1e9
+
+
+def test_an_id_of_the_prompt_may_take_five_usual_steps_but_not_for_ever() -> None:
+    assert prompt_id_limit_s(None, 1) == prompt_id_limit_s(100.0, 8) == 1.0
+    assert prompt_id_limit_s(1.0, 1) == 5.0
+    assert prompt_id_limit_s(0.0001, 1) == LONGEST_STILL_S
+
+
 def test_a_slow_engine_has_five_of_its_usual_steps_but_not_for_ever() -> None:
     assert still_limit_s(None, 1) == 6.0
     assert still_limit_s(100.0, 8) == 6.0
     assert still_limit_s(0.5, 1) == 10.0
     assert still_limit_s(0.5, 2) == 20.0
     assert still_limit_s(0.0001, 1) == LONGEST_STILL_S
-    assert Progress().look({}, 6.0, 1.0) == []
+    assert Progress().look({}, 6.0, 1.0, 1.0) == []

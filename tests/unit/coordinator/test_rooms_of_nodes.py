@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from parhelion.coordinator.breaker import FAULTS_LIMIT
 from parhelion.coordinator.registry import Node, Room, check_card
+from parhelion.coordinator.room import FULL_LIMIT_S, FULL_S, HAND_BACKS_FREE
 from parhelion.coordinator.route import Need, capable, largest_tokens, pick
 from parhelion.link import Open
 from parhelion.words import NodeCard, Problem, ProblemCode, ServedModel
@@ -134,8 +136,10 @@ async def test_a_node_that_hands_everything_back_ends_in_a_503_and_costs_nothing
         pool.coordinator.registry.sweep(pool.clock.s)
     with pytest.raises(Problem) as caught:
         await reading
-    assert caught.value.code == ProblemCode.OVERLOADED and caught.value.retry_after_s
-    assert 2 < len(node.said(Open)) < 20
+    assert caught.value.code == ProblemCode.NO_NODE and caught.value.retry_after_s
+    assert len(node.said(Open)) == HAND_BACKS_FREE + FAULTS_LIMIT, "then its breaker is open"
+    (view,) = pool.coordinator.nodes()
+    assert (view.failed, view.success_rate) == (FAULTS_LIMIT, 0.0)
     assert await pool.free_micro(account) == 1000
     await pool.assert_settled()
 
@@ -158,4 +162,69 @@ async def test_a_slot_that_was_given_up_without_a_signature_costs_the_next_one_n
     pool.clock.s += 1.1
     pool.coordinator.registry.sweep(pool.clock.s)
     assert (await pool.read(second))[0] == "aaaa"
+    await pool.assert_settled()
+
+
+def test_each_hand_back_in_a_row_doubles_the_pause_and_a_whole_answer_ends_it() -> None:
+    room = Room(context=9, slots=2, kv_tokens=9)
+    pauses, blamed = [], []
+    for _ in range(8):
+        blamed.append(room.hand_back(10.0))
+        assert room.full_until_s is not None
+        pauses.append(room.full_until_s - 10.0)
+        assert not room.hand_back(10.5), "what was open at the same time says nothing more"
+        room.full_until_s = None
+    assert pauses == [FULL_S, 2.0, 4.0, 8.0, 16.0, 32.0, FULL_LIMIT_S, FULL_LIMIT_S]
+    assert blamed == [False] * HAND_BACKS_FREE + [True] * (8 - HAND_BACKS_FREE)
+    room.recover()
+    assert not room.hand_back(10.0) and room.full_until_s == 10.0 + FULL_S
+
+
+async def test_a_node_that_hands_all_back_costs_nobody_an_answer_and_is_blamed(pool: Any) -> None:
+    idle = await pool.node()
+    idle.script = lambda node, job: node.fail(job, "overloaded")
+    busy = await pool.node(slots=2)
+    secrets = [(await pool.user(1000))[1] for _ in range(20)]
+    asked = [asyncio.create_task(pool.serve(one, deadline_s=60.0)) for one in secrets]
+    await asyncio.sleep(0.1)
+    done = 0
+    while done < 20:
+        opened = busy.said(Open)
+        assert len(opened) > done, "its slots are never empty while somebody waits"
+        for message in opened[done:]:
+            busy.finish(message.job, [pool.A] * 4)
+        done = len(opened)
+        pool.clock.s += 2.0
+        busy.beat()
+        idle.beat()
+        await asyncio.sleep(0.02)
+        pool.coordinator.registry.sweep(pool.clock.s)
+        await asyncio.sleep(0.02)
+    for task in asked:
+        assert (await pool.read(await task))[0] == "aaaa"
+    assert len(idle.said(Open)) <= 2 * 8 + 4, "from the third pause on one is tried at a time"
+    seen = {view.peer: view for view in pool.coordinator.nodes()}
+    assert seen[idle.peer].failed and seen[idle.peer].success_rate == 0.0
+    assert (seen[busy.peer].failed, seen[busy.peer].success_rate) == (0, 1.0)
+    await pool.assert_settled()
+
+
+async def test_who_is_handed_back_is_served_before_who_came_later(pool: Any) -> None:
+    busy = await pool.node(slots=1)
+    secrets = [(await pool.user(1000))[1] for _ in range(4)]
+    first = await pool.serve(secrets[0])
+    running = await busy.job()
+    idle = await pool.node(slots=1)
+    handed: list[Any] = []
+    idle.script = lambda node, job: handed.append(job)
+    second = await pool.serve(secrets[1])
+    later = [await pool.begin(secret) for secret in secrets[2:]]
+    idle.fail(handed[0], "overloaded")
+    await asyncio.sleep(0.01)
+    busy.script = pool.answering(pool.A)
+    busy.finish(running, [pool.B] * 4)
+    for answer in (first, second, *await asyncio.gather(*later)):
+        await pool.read(answer)
+    jobs = [message.job.job for message in busy.said(Open)]
+    assert jobs[:2] == [running.job, handed[0].job]
     await pool.assert_settled()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from parhelion.coordinator.provider import Choice
 from parhelion.coordinator.registry import Node, Room
-from parhelion.coordinator.route import Need, capable, largest_tokens, pick
+from parhelion.coordinator.route import LOOK_NODES, Need, capable, largest_tokens, pick
 from parhelion.words import NodeCard, ServedModel
 
 NEED = Need("d", prompt_tokens=10, max_tokens=10)
@@ -52,6 +56,26 @@ def test_only_ready_nodes_with_the_model_and_room_are_picked() -> None:
 def test_a_suspect_node_is_waited_for_but_not_picked() -> None:
     assert capable([node("a", state="suspect")], NEED)
     assert not capable([node("a", state="failed")], NEED)
+
+
+@pytest.mark.parametrize("wish", [Choice(ignore=frozenset({"n1"})), Choice(sort="latency")])
+def test_a_wish_looks_at_no_more_nodes_than_the_router_itself(wish: Choice) -> None:
+    looked = 0
+
+    def many() -> Iterator[Node]:
+        nonlocal looked
+        for number in range(2 * LOOK_NODES):
+            looked += 1
+            yield node(f"n{number}")
+
+    assert pick(many(), replace(NEED, choice=wish)) is not None
+    assert looked <= LOOK_NODES + 1
+
+
+def test_an_order_of_nodes_is_over_all_of_them() -> None:
+    nodes = [node(f"n{number}") for number in range(2 * LOOK_NODES)]
+    last = Choice(order=(frozenset({nodes[-1].peer}),))
+    assert pick(nodes, replace(NEED, choice=last)) is nodes[-1]
 
 
 def test_the_sooner_estimated_finish_wins() -> None:

@@ -125,27 +125,6 @@ async def test_ids_made_after_the_client_left_are_not_billed(pool: Any) -> None:
     await pool.assert_settled()
 
 
-async def test_before_prefill_a_leaving_client_pays_nothing(pool: Any) -> None:
-    node = await pool.node()
-    account, secret = await pool.user(1000)
-    answer = await pool.serve(secret)
-    await node.job()
-    await answer.disconnect()
-    assert await pool.free_micro(account) == 1000
-    await pool.assert_settled()
-
-
-async def test_once_prefill_began_a_leaving_client_pays_the_prompt(pool: Any) -> None:
-    node = await pool.node()
-    account, secret = await pool.user(1000)
-    answer = await pool.serve(secret)
-    node.prefill(await node.job())
-    await asyncio.sleep(0.01)
-    await answer.disconnect()
-    assert await pool.free_micro(account) == 997
-    await pool.assert_settled()
-
-
 async def test_a_node_lost_before_the_first_byte_costs_nothing(pool: Any) -> None:
     node = await pool.node()
     account, secret = await pool.user(1000)
@@ -387,20 +366,6 @@ async def test_one_requests_ids_are_kin(pool: Any) -> None:
     _text, last = await pool.read(answer)
     ids = {node.said(Open)[0].job.job, last.usage.hold, last.usage.receipt}
     assert ids == {kin(kind, answer.request) for kind in ("job", "hold", "rcpt")}
-
-
-async def test_a_prefill_that_we_lost_is_never_the_clients(pool: Any) -> None:
-    first = await pool.node()
-    account, secret = await pool.user(1000)
-    answer = await pool.serve(secret)
-    first.prefill(await first.job())
-    second = await pool.node()
-    first.die()
-    await second.job()
-    # The second node has not begun when the client leaves.
-    await answer.disconnect()
-    assert await pool.free_micro(account) == 1000
-    await pool.assert_settled()
 
 
 async def test_a_slot_is_the_nodes_until_it_has_stopped(pool: Any) -> None:
