@@ -156,7 +156,7 @@ def test_a_pool_that_admits_listed_nodes_only_has_its_own_and_refuses_another(
         assert pool.stop() == 0
 
 
-@pytest.mark.parametrize("free_first", [True, False])
+@pytest.mark.parametrize("free_first", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_restored_pool_is_free_or_paid_as_it_is_started(
     tmp_path: Path, smollm2: Path, free_first: bool
 ) -> None:

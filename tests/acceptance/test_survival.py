@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from parhelion.testing.processes import Running, start_join, start_pool
+from parhelion.testing.processes import UNTIMED, Running, start_join, start_pool
 
 SIZE = 90
 BODY: dict[str, Any] = {
@@ -81,7 +81,7 @@ def hang_its_engine(node: Running) -> None:
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Nodes]:
     folder = tmp_path_factory.mktemp("survival")
-    pool = start_pool(folder / "pool")
+    pool = start_pool(folder / "pool", env=UNTIMED)
     made = Nodes(pool, folder)
     yield made
     made.close()
@@ -122,7 +122,7 @@ def test_the_text_goes_on_as_if_nothing_had_been(
 
 @pytest.mark.slow
 def test_one_node_alone_brings_its_engine_back_and_goes_on(tmp_path: Path, smollm2: Path) -> None:
-    pool = start_pool(tmp_path / "pool")
+    pool = start_pool(tmp_path / "pool", env=UNTIMED)
     nodes = Nodes(pool, tmp_path)
     try:
         node = nodes.add("only")
@@ -140,7 +140,7 @@ def test_one_node_alone_brings_its_engine_back_and_goes_on(tmp_path: Path, smoll
 def test_the_fallback_serves_without_any_node_and_when_the_last_one_dies(
     tmp_path: Path, smollm2: Path
 ) -> None:
-    own = {"PARHELION_FALLBACK_MODELS": "HuggingFaceTB/SmolLM2-135M-Instruct"}
+    own = {**UNTIMED, "PARHELION_FALLBACK_MODELS": "HuggingFaceTB/SmolLM2-135M-Instruct"}
     pool = start_pool(tmp_path / "pool", env=own)
     nodes = Nodes(pool, tmp_path)
     try:

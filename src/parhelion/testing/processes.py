@@ -165,6 +165,10 @@ def start_run(data: Path, need: int, *more: str, env: Mapping[str, str] | None =
     return start(arguments, data / "test.log", env=env)
 
 
+UNTIMED = {"PARHELION_NODES_PROBE": "false"}
+"""For a pool that asks its nodes nothing of its own accord: only a test's prompts take slots."""
+
+
 def start_pool(data: Path, *more: str, env: Mapping[str, str] | None = None) -> Running:
     """A paid coordinator without a node of its own (`parhelion.testing.pool`) on free ports."""
     data.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from parhelion.testing.islands import Cord, Island, unavailable
-from parhelion.testing.processes import Running, start_echo, start_pool
+from parhelion.testing.processes import UNTIMED, Running, start_echo, start_pool
 
 WHY_NOT = unavailable()
 
@@ -33,6 +33,7 @@ the next one comes within 4 s."""
 
 POOL = {
     "PARHELION_API_HOST": "0.0.0.0",
+    **UNTIMED,
     "PARHELION_NODES_ADMIT": "open",
     "PARHELION_NODES_RESUME_WAIT_S": "25",
     "PARHELION_LAN_ANNOUNCE": "never",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from parhelion.testing.cable import Cable
-from parhelion.testing.processes import Running, start_echo
+from parhelion.testing.processes import UNTIMED, Running, start_echo
 
 SIZE = 120
 PACE_PER_S = 60.0
@@ -65,7 +65,7 @@ class Nodes:
 
 @pytest.fixture
 def nodes(pools: Any, tmp_path: Path) -> Iterator[Nodes]:
-    made = Nodes(pools.start(), tmp_path)
+    made = Nodes(pools.start(UNTIMED), tmp_path)
     made.add("a")
     made.add("b")
     yield made

@@ -25,7 +25,7 @@ from parhelion.link import SUBPROTOCOL, Register
 from parhelion.link.handshake import NodeHandshake
 from parhelion.link.seal import Seal
 from parhelion.testing.echo import Trail
-from parhelion.testing.processes import Running, start, start_pool
+from parhelion.testing.processes import UNTIMED, Running, start, start_pool
 from parhelion.words import NodeCard, ServedModel
 
 TWIN = "tests/twin"
@@ -251,7 +251,7 @@ def echoed(tongue: Any) -> Callable[[int], str]:
 def paid(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Paid]:
     """One pool for all tests of a module; it knows a second model."""
     data = tmp_path_factory.mktemp("paid") / "data"
-    made = Paid(start_pool(data), data)
+    made = Paid(start_pool(data, env=UNTIMED), data)
     made.add_twin(smollm2)
     yield made
     made.close()

@@ -39,7 +39,7 @@ RATE_MICRO = 4
 HUGE_BYTES = 100_000_000
 
 
-@pytest.mark.parametrize("side", ["node", "coordinator"])
+@pytest.mark.parametrize("side", ["node", pytest.param("coordinator", marks=pytest.mark.slow)])
 def test_one_altered_byte_ends_both_sides_with_the_cause_and_the_node_comes_back(
     paid: Any, relay: Any, echoed: Any, tmp_path: Path, side: str
 ) -> None:

@@ -26,6 +26,7 @@ REJOIN_LIMIT_S = 30.0
 """Backoff waits at most a second or two in so short an absence; the rest is the machine's."""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unnoticed")
 def test_a_banned_node_is_dropped_at_once_and_refused_on_return(paid: Any, tmp_path: Path) -> None:
     log = paid.log()
