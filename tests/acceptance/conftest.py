@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -27,3 +27,20 @@ def free_pool(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterat
     yield running
     assert node.stop() == 0
     assert running.stop() == 0
+
+
+@pytest.fixture
+def begun() -> Iterator[Callable[[Running], Running]]:
+    """Marks a process as this test's own: it is killed at the end, however the test ends."""
+    mine: list[Running] = []
+
+    def mark(running: Running) -> Running:
+        mine.append(running)
+        return running
+
+    yield mark
+    for running in reversed(mine):
+        if running.process.poll() is None:
+            running.kill()
+        assert running.process.stdout is not None
+        running.process.stdout.close()

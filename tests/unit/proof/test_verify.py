@@ -290,7 +290,7 @@ def test_a_signature_does_not_make_a_false_word_true(
         # The first attempt, or the second, delivered nothing: it has no segment.
         ((2, 3), "stop", 2, True),
         ((1, 3), "stop", 2, True),
-        # Before 0.2 only moves of what had been delivered were counted.
+        # Older receipts count only the moves of what had been delivered.
         ((1, 3), "stop", 1, True),
         ((1, 2), "stop", 2, False),
         ((1, 3), "stop", 3, False),
