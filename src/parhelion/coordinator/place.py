@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from parhelion.coordinator import route
+from parhelion.coordinator.finish import finish_s
 from parhelion.coordinator.isolate import WAIT_S as ALONE_WAIT_S
 from parhelion.coordinator.isolate import Isolation
 from parhelion.coordinator.provider import Choice
@@ -21,8 +22,8 @@ NO_NODE_RETRY_S = 5
 
 
 PATIENCE_S = 30.0
-"""So long, and no longer than half its time, a request may leave free slots of slow nodes: by then
-the estimate that it finishes sooner elsewhere has proved wrong."""
+"""So long, and no longer than half its time or than its answer would take there, a request may
+leave free slots of slow nodes: by then the estimate that others finish sooner has proved wrong."""
 
 LOOKS_LIMIT = 64
 """Tickets that are tried at one event; each looks at all nodes, and the next event comes soon."""
@@ -253,10 +254,14 @@ class Places:
         everyone = self._registry.index.all(ticket.need.digest)
         if len(everyone) == 1 or ticket.begun:
             return 0
-        if self._clock.monotonic_s() >= ticket.patient_until_s:
+        now_s = self._clock.monotonic_s()
+        if now_s >= ticket.patient_until_s:
             return 0
         some = list(itertools.islice(everyone, BUSY_LIMIT))
         sooner = route.sooner_at_busy(node, some, ticket.need, ticket.without)
+        if sooner and (here_s := finish_s(node, ticket.need)) is not None:
+            # To wait may at most double its time: by then it would have been finished here.
+            ticket.patient_until_s = min(ticket.patient_until_s, now_s + here_s)
         return sooner * len(everyone) // max(1, len(some))
 
     def _barred_by(self, ticket: Ticket) -> set[str]:
