@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from parhelion.testing.processes import Running, start_join, start_run, start_up
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBES = Path(__file__).parent / "clients"
+
+
+@pytest.fixture(scope="session")
+def client_library() -> Callable[[str, str], list[str]]:
+    """The command for one of our probes in the environment of a client library.
+
+    Environments are "litellm" and "openai" (Python) and "node"; the test is skipped without them.
+    """
+
+    def command(environment: str, probe: str) -> list[str]:
+        if environment == "node":
+            node = shutil.which("node")
+            _need(node is not None, "no node on the PATH")
+            _need((PROBES / "node" / "node_modules").exists(), "its packages are not installed")
+            assert node is not None
+            return [node, str(PROBES / "node" / probe)]
+        python = ROOT / f".venv-clients-{environment}" / "bin" / "python"
+        _need(python.exists(), f"no {python.parent.parent.name}")
+        return [str(python), str(PROBES / probe)]
+
+    return command
+
+
+def _need(there: bool, what: str) -> None:
+    if there:
+        return
+    # On CI a probe that is skipped would look like one that passed.
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}: `make test-all` makes it")
+    pytest.skip(f"{what}: `make test-all` makes it")
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,11 @@ alters all that follow.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -174,6 +176,42 @@ def test_a_stream_goes_on_from_another_node_with_no_id_lost_or_doubled(
     assert [span[0] for span in spans] == usage["nodes"]
     assert spans[0][1] == 0 and spans[0][2] == spans[1][1] and spans[1][2] == SIZE
     assert paid(pool, usage["receipt"]) == due(cost, receipt["segments"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "probe"),
+    [
+        ("litellm", "moved_openai.py"),
+        ("openai", "moved_openai.py"),
+        ("node", "moved.mjs"),
+    ],
+)
+def test_a_client_library_trips_over_nothing_in_a_stream_that_is_moved(
+    nodes: Nodes,
+    whole: str,
+    client_library: Callable[[str, str], list[str]],
+    environment: str,
+    probe: str,
+) -> None:
+    command = client_library(environment, probe)
+    nodes.have(2)
+    assert nodes.pool.key is not None
+    arguments = [f"{nodes.pool.api}/v1", nodes.pool.key, json.dumps(BODY)]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*command, *arguments], **pipes) as client:
+        try:
+            while (peer := nodes.busy()) is None:
+                assert client.poll() is None, client.communicate()
+                time.sleep(0.02)
+            # Some ids are out by then: a whole answer takes two seconds.
+            time.sleep(SIZE / PACE_PER_S / 4)
+            nodes.strike(peer, kill)
+            said, wrong = client.communicate(timeout=60)
+        finally:
+            client.kill()
+    assert client.returncode == 0, wrong
+    assert json.loads(said) == {"text": whole, "finish": "length", "migrations": 1}
 
 
 def receipt_of(pool: Running, id: str) -> dict[str, Any]:

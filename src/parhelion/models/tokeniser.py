@@ -329,6 +329,7 @@ class TokeniserHost:
 
     def _on_ready(self) -> None:
         self._ready.set()
+        self._stop_timers()
         loop = asyncio.get_running_loop()
         self._pulse = Pulse(loop.time())
         self._beat = loop.call_later(PING_EVERY_S, self._take_pulse, loop)
@@ -421,6 +422,9 @@ class TokeniserHost:
             # Without this an abort starts a debugger on the dying process first.
             env={"GGML_NO_BACKTRACE": "1"},
         )
+        # Until it is ready nothing else judges it: one that never says so must not be waited for.
+        loop = asyncio.get_running_loop()
+        self._beat = loop.call_later(START_LIMIT_S, self._child.kill)
 
 
 def _not_started(why: str) -> Problem:
