@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 # Read by OpenMP when the library is loaded, as in the engine host.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -42,23 +43,25 @@ class Bare:
         self._quiet = lib.llama_log_callback(lambda level, text, data: None)
         lib.llama_log_set(self._quiet, ctypes.c_void_p(0))
         lib.llama_backend_init()
-        self.model = lib.llama_model_load_from_file(
-            str(path).encode(), lib.llama_model_default_params()
-        )
-        assert self.model, "the model does not load"
-        self.n_vocab = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(self.model))
+        model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
+        assert model, "the model does not load"
+        self.model: Any = model
+        vocabulary: Any = lib.llama_model_get_vocab(model)
+        self.n_vocab = int(lib.llama_vocab_n_tokens(vocabulary))
         params = lib.llama_context_default_params()
         params.n_ctx, params.n_seq_max = n_ctx, streams
         params.n_batch = params.n_ubatch = BATCH_IDS
         params.n_threads = params.n_threads_batch = threads or max(1, (os.cpu_count() or 1) - 1)
         params.flash_attn_type = lib.LLAMA_FLASH_ATTN_TYPE_ENABLED
         params.kv_unified = params.swa_full = params.no_perf = True
-        self.context = lib.llama_init_from_model(self.model, params)
-        assert self.context, "no context"
+        context = lib.llama_init_from_model(model, params)
+        assert context, "no context"
+        self.context: Any = context
+        self.memory: Any = lib.llama_get_memory(context)
         self.batch = lib.llama_batch_init(BATCH_IDS, 0, 1)
 
     def clear(self) -> None:
-        lib.llama_memory_clear(lib.llama_get_memory(self.context), False)
+        lib.llama_memory_clear(self.memory, False)
 
     def decode(self, rows: Sequence[tuple[int, int, int, bool]]) -> None:
         """Rows of (id, position, sequence, wants logits)."""
@@ -76,7 +79,7 @@ class Bare:
     def argmax(self, row: int) -> int:
         address = ctypes.cast(lib.llama_get_logits_ith(self.context, row), ctypes.c_void_p).value
         assert address
-        logits = (ctypes.c_float * self.n_vocab).from_address(address)
+        logits: Any = (ctypes.c_float * self.n_vocab).from_address(address)
         return int(np.frombuffer(logits, np.float32).argmax())
 
     def prefill(self, ids: Sequence[int], seq: int) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from bench.balancers import LeastConnections, RoundRobin
 from parhelion.config import NodesConfig
 from parhelion.coordinator.lengths import Lengths
 from parhelion.coordinator.pace import Pace
@@ -133,46 +134,26 @@ class Machine:
             self.streams -= 1
 
 
-class RoundRobin:
-    """Nodes in turn; each has its own line."""
+class Balanced:
+    """A balancer before the machines, each of which has a line of its own."""
 
-    def __init__(self, kinds: Sequence[Kind], loop: VirtualTime) -> None:
-        self.machines = [Machine(kind) for kind in kinds]
-        self.slots = [asyncio.Semaphore(kind.slots) for kind in kinds]
-        self.connections = [0] * len(kinds)
-        self._turns = itertools.cycle(range(len(kinds)))
-
-    def choose(self) -> int:
-        """The next node's number."""
-        return next(self._turns)
+    def __init__(self, kinds: Sequence[Kind], balancer: RoundRobin) -> None:
+        self._machines = [Machine(kind) for kind in kinds]
+        self._slots = [asyncio.Semaphore(kind.slots) for kind in kinds]
+        self._balancer = balancer
 
     async def run(self, ids: int) -> int:
-        number = self.choose()
-        self.connections[number] += 1
-        try:
-            async with self.slots[number]:
-                await self.machines[number].stream(ids)
-        finally:
-            self.connections[number] -= 1
+        with self._balancer.connection() as number:
+            async with self._slots[number]:
+                await self._machines[number].stream(ids)
         return number
 
 
-class LeastConnections(RoundRobin):
-    """The node with the fewest requests, running or in line, for its slots; the first of equals
-    in turn."""
-
-    def choose(self) -> int:
-        turn = next(self._turns)
-        count = len(self.machines)
-        order = [(turn + step) % count for step in range(count)]
-        return min(order, key=lambda n: self.connections[n] / self.machines[n].kind.slots)
-
-
-class CentralLeastConnections(LeastConnections):
+class OneLine(Balanced):
     """The same with one line for all: the first in it gets the next slot that comes free."""
 
-    def __init__(self, kinds: Sequence[Kind], loop: VirtualTime) -> None:
-        super().__init__(kinds, loop)
+    def __init__(self, kinds: Sequence[Kind], balancer: RoundRobin) -> None:
+        super().__init__(kinds, balancer)
         self._any = asyncio.Semaphore(sum(kind.slots for kind in kinds))
 
     async def run(self, ids: int) -> int:
@@ -243,11 +224,17 @@ def sim_node(peer: str, kind: Kind, kv_tokens: int = 10_000_000) -> Node:
     return Node(card=card, rooms=rooms, connected_at_ms=0, heard_s=0.0, idle_since_s=0.0)
 
 
+def _slots(kinds: Sequence[Kind]) -> list[int]:
+    return [kind.slots for kind in kinds]
+
+
 POLICIES: dict[str, Callable[[Sequence[Kind], VirtualTime], Dispatch]] = {
     "estimated finish": Ours,
-    "round-robin": RoundRobin,
-    "least-connections": LeastConnections,
-    "least-connections, one line for all": CentralLeastConnections,
+    "round-robin": lambda kinds, _loop: Balanced(kinds, RoundRobin(_slots(kinds))),
+    "least-connections": lambda kinds, _loop: Balanced(kinds, LeastConnections(_slots(kinds))),
+    "least-connections, one line for all": lambda kinds, _loop: OneLine(
+        kinds, LeastConnections(_slots(kinds))
+    ),
 }
 
 

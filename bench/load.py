@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import aiohttp
 import psutil
+
+from parhelion.testing.processes import Running
+
+T = TypeVar("T")
 
 
 class Load(NamedTuple):
@@ -76,6 +80,39 @@ async def drive(
         tuple(streamed),
         counts["failed"],
     )
+
+
+async def crowd(
+    server: Running,
+    clients: int,
+    ask: Callable[[aiohttp.ClientSession], Awaitable[None]],
+    until: Coroutine[Any, Any, T],
+) -> T:
+    """So many clients that `ask` again and again, each when its answer is there, `until` that is
+    over: its result. What a client raises ends it."""
+    headers = {"authorization": f"Bearer {server.key}"}
+    timeout = aiohttp.ClientTimeout(total=300)
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(
+        server.api, connector=connector, timeout=timeout, headers=headers
+    ) as session:
+
+        async def client() -> None:
+            while True:
+                await ask(session)
+
+        watching = asyncio.create_task(until)
+        running = [asyncio.create_task(client()) for _ in range(clients)]
+        try:
+            await asyncio.wait([watching, *running], return_when=asyncio.FIRST_COMPLETED)
+            for one in running:
+                if one.done():
+                    one.result()
+            return watching.result()
+        finally:
+            for task in (watching, *running):
+                task.cancel()
+            await asyncio.wait([watching, *running])
 
 
 async def _read_stream(

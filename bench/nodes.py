@@ -14,15 +14,19 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 import uvloop
 
 from parhelion.bootstrap import SystemClock
 from parhelion.identity import NodeKey, node_name
-from parhelion.link import Address, parse_address
+from parhelion.link import Address, connect, parse_address
 from parhelion.node import Agent, AgentState
 from parhelion.testing.echo import EchoEngine
 from parhelion.testing.echo_node import DEFAULT_FIRST_ID
+
+NODES_A_SITE = 8
+"""So many share an address: a household, or an office."""
 
 SPARE_FILES = 64
 """Beside a socket for each node."""
@@ -34,6 +38,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--digest", required=True)
     parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--sites", type=int, help="number of the first; left out: one address")
     parser.add_argument("--tokens-per-s", type=float, default=0.0)
     options = parser.parse_args()
     raise_open_files(options.nodes + SPARE_FILES)
@@ -71,7 +76,7 @@ async def serve(options: argparse.Namespace) -> None:
         return on_state
 
     running = [
-        asyncio.create_task(_agent(address, options, told(number)).run())
+        asyncio.create_task(_agent(address, options, told(number), _source(options, number)).run())
         for number in range(options.nodes)
     ]
     stop = asyncio.Event()
@@ -84,8 +89,19 @@ async def serve(options: argparse.Namespace) -> None:
     await asyncio.wait(running)
 
 
+def _source(options: argparse.Namespace, number: int) -> str | None:
+    """The loopback address from which a node dials: so nodes of one machine are many sites."""
+    if options.sites is None:
+        return None
+    site = options.sites + number // NODES_A_SITE
+    return f"127.1.{site // 250}.{site % 250 + 1}"
+
+
 def _agent(
-    address: Address, options: argparse.Namespace, on_state: Callable[[AgentState], None]
+    address: Address,
+    options: argparse.Namespace,
+    on_state: Callable[[AgentState], None],
+    source: str | None,
 ) -> Agent:
     key = NodeKey(os.urandom(32))
     engine = EchoEngine(
@@ -101,6 +117,7 @@ def _agent(
         name=node_name(key.peer),
         clock=SystemClock(),
         on_state=on_state,
+        dial=partial(connect, source=source),
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from bench.load import cpu_s, resident_mb
+from bench.nodes import NODES_A_SITE
 from bench.rows import Row, median
 from bench.rows_relay import ASK, ROOMY
 from parhelion.testing.processes import Running, start, start_pool
@@ -135,7 +136,7 @@ def _rows(folder: Path, wanted: int, windows: int, alone: Beside) -> list[Row]:
             f"{joined_s:.1f} s",
             "-",
             None,
-            f"{count / joined_s:.0f} a second, all at once, from one address;"
+            f"{count / joined_s:.0f} a second, all at once, {NODES_A_SITE} of an address;"
             f" coordinator CPU {spent_s / count * 1000:.2f} ms a node",
         ),
         Row(
@@ -157,7 +158,8 @@ def _rows(folder: Path, wanted: int, windows: int, alone: Beside) -> list[Row]:
             f"{back_s:.1f} s",
             "-",
             None,
-            "from the moment at which it takes nodes again, all at once, from one address",
+            "from the moment at which it takes nodes again, all at once,"
+            f" {NODES_A_SITE} of an address",
         ),
     ]
 
@@ -178,7 +180,9 @@ def _pool(
 
     def load(number: int) -> Running:
         pace = ["--slots", str(slots), "--tokens-per-s", str(PACE_PER_S)]
-        arguments = [where, "--nodes", str(shares[number]), "--digest", digest, *pace]
+        first_site = number * (-(-max(shares) // NODES_A_SITE))
+        site = ["--sites", str(first_site)]
+        arguments = [where, "--nodes", str(shares[number]), "--digest", digest, *pace, *site]
         log = folder / f"load{number}.log"
         process = start(arguments, log, module="bench.nodes", deadline_s=JOIN_DEADLINE_S)
         stack.callback(process.kill)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import aiohttp
 
 from bench import fairness
+from bench.load import crowd
 from bench.rows import Row, median, spread
 from bench.rows_relay import ROOMY
 from parhelion.testing.processes import Running, start_echo, start_pool
@@ -66,35 +66,25 @@ def measure_throughput(folder: Path, quick: bool) -> list[Row]:
 async def _tokens_per_s(pool: Running, clients: int, windows: int) -> list[float]:
     """Tokens a second in each window, while so many clients ask again and again."""
     tokens = 0
-    headers = {"authorization": f"Bearer {pool.key}"}
-    url = f"{pool.api}/v1/completions"
 
-    async def client(session: aiohttp.ClientSession) -> None:
+    async def ask(session: aiohttp.ClientSession) -> None:
         nonlocal tokens
-        while True:
-            async with session.post(url, json=BODY, headers=headers) as answer:
-                if answer.status != 200:
-                    raise RuntimeError(f"{answer.status}: {await answer.text()}")
-                async for line in answer.content:
-                    tokens += line.startswith(b"data: {") and b'"text":""' not in line
+        async with session.post("/v1/completions", json=BODY) as answer:
+            if answer.status != 200:
+                raise RuntimeError(f"{answer.status}: {await answer.text()}")
+            async for line in answer.content:
+                tokens += line.startswith(b"data: {") and b'"text":""' not in line
 
-    timeout = aiohttp.ClientTimeout(total=None)
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        running = [asyncio.create_task(client(session)) for _ in range(clients)]
+    async def watch() -> list[float]:
         await asyncio.sleep(WARM_S)
         rates: list[float] = []
         for _ in range(windows):
             began_s, before = time.perf_counter(), tokens
             await asyncio.sleep(WINDOW_S)
             rates.append((tokens - before) / (time.perf_counter() - began_s))
-        for one in running:
-            if one.done():
-                one.result()
-            one.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*running, return_exceptions=True)
-    return rates
+        return rates
+
+    return await crowd(pool, clients, ask, watch())
 
 
 def measure_fairness(folder: Path, quick: bool) -> list[Row]:

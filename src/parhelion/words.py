@@ -297,7 +297,10 @@ class Chunk(Record, frozen=True, kw_only=True):
 
 
 class Usage(Record, frozen=True, kw_only=True):
-    """OpenAI's counts and ours (DESIGN 2); amounts are strings of base units."""
+    """OpenAI's counts and ours (DESIGN 2); amounts are strings of base units.
+
+    `migrations`: see Receipt.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -346,6 +349,8 @@ class Receipt(ClosedRecord, frozen=True, kw_only=True):
     Integers above 2**53 travel as strings (RFC 8785): `seed`, `cost_micro`.
     `already_billed`: after a crash cut an earlier run of the same Idempotency-Key, how many of
     these completion tokens that run billed (and with them the prompt); None on a first run.
+    `migrations`: how often the request was sent to a node again after the first time, also where
+    a node delivered nothing of it; `segments` are of those that delivered.
     """
 
     v: int

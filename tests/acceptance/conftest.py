@@ -2,12 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from parhelion.testing.processes import Running, start_join, start_run, start_up
+
+ROOT = Path(__file__).resolve().parents[2]
+PROBES = Path(__file__).parent / "clients"
+
+
+@pytest.fixture(scope="session")
+def client_library() -> Callable[[str, str], list[str]]:
+    """The command for one of our probes in the environment of a client library.
+
+    Environments are "litellm" and "openai" (Python) and "node"; the test is skipped without them.
+    """
+
+    def command(environment: str, probe: str) -> list[str]:
+        if environment == "node":
+            node = shutil.which("node")
+            _need(node is not None, "no node on the PATH")
+            _need((PROBES / "node" / "node_modules").exists(), "its packages are not installed")
+            assert node is not None
+            return [node, str(PROBES / "node" / probe)]
+        python = ROOT / f".venv-clients-{environment}" / "bin" / "python"
+        _need(python.exists(), f"no {python.parent.parent.name}")
+        return [str(python), str(PROBES / probe)]
+
+    return command
+
+
+def _need(there: bool, what: str) -> None:
+    if there:
+        return
+    # On CI a probe that is skipped would look like one that passed.
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}: `make test-all` makes it")
+    pytest.skip(f"{what}: `make test-all` makes it")
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +62,20 @@ def free_pool(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterat
     yield running
     assert node.stop() == 0
     assert running.stop() == 0
+
+
+@pytest.fixture
+def begun() -> Iterator[Callable[[Running], Running]]:
+    """Marks a process as this test's own: it is killed at the end, however the test ends."""
+    mine: list[Running] = []
+
+    def mark(running: Running) -> Running:
+        mine.append(running)
+        return running
+
+    yield mark
+    for running in reversed(mine):
+        if running.process.poll() is None:
+            running.kill()
+        assert running.process.stdout is not None
+        running.process.stdout.close()

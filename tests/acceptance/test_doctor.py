@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -126,7 +127,14 @@ def test_a_killed_node_is_its_line_and_a_killed_coordinator_its_own(
         pool.stop()
 
 
-def test_a_killed_engine_is_one_line_while_it_is_away(tmp_path: Path, smollm2: Path) -> None:
+@pytest.mark.parametrize(
+    "ended",
+    [psutil.Process.kill, pytest.param(psutil.Process.suspend, marks=pytest.mark.slow)],
+    ids=["killed", "standing still while idle"],
+)
+def test_an_engine_that_is_ended_is_one_line_while_it_is_away(
+    ended: Callable[[psutil.Process], None], tmp_path: Path, smollm2: Path
+) -> None:
     file = tmp_path / "mine.gguf"
     shutil.copy(smollm2, file)
     pool = start_up(tmp_path / "data", "-m", str(file))
@@ -134,7 +142,7 @@ def test_a_killed_engine_is_one_line_while_it_is_away(tmp_path: Path, smollm2: P
         before = doctor(tmp_path / "data")
         # Without its file it does not come back at once, as it otherwise would.
         file.unlink()
-        child(pool, "parhelion.engines.host").kill()
+        ended(child(pool, "parhelion.engines.host"))
         end_s = time.monotonic() + 30
         while pool.call("GET", "/v1/nodes")[2]["data"][0]["state"] != "failed":
             assert time.monotonic() < end_s, "the node did not say that its engine is gone"

@@ -8,7 +8,7 @@ import http.client
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -144,9 +144,16 @@ def test_a_killed_tokeniser_host_costs_nobody_a_request(mortal: Running) -> None
     assert status == 200, answer
 
 
-def test_a_killed_node_is_started_again_and_serves(mortal: Running) -> None:
+@pytest.mark.parametrize(
+    "ended",
+    [psutil.Process.kill, pytest.param(psutil.Process.suspend, marks=pytest.mark.slow)],
+    ids=["killed", "standing still"],
+)
+def test_an_ended_node_is_started_again_and_serves(
+    ended: Callable[[psutil.Process], None], mortal: Running
+) -> None:
     joined_ms = node_of(mortal)["connected_at_ms"]
-    part(mortal, "parhelion.bootstrap").kill()
+    ended(part(mortal, "parhelion.bootstrap"))
     end_s = time.monotonic() + 60
     while not (node := node_of(mortal)) or node["connected_at_ms"] == joined_ms:
         assert time.monotonic() < end_s, "the node did not come back"

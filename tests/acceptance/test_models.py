@@ -6,16 +6,19 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from parhelion.models import DEFAULT_MODEL_ID, requantised
-from parhelion.testing.processes import Running, start_join, start_run, start_up
+from parhelion.testing.processes import Running, start, start_join, start_run, start_up
 
 GUIDE_CURL = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
 """No model: the pool's default answers."""
+
+SMALL_KV_TOKENS = 1024
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +157,44 @@ def test_a_pool_that_admits_listed_nodes_only_has_its_own_and_refuses_another(
         assert "listed nodes only" in joined.stderr
     finally:
         assert pool.stop() == 0
+
+
+@pytest.mark.slow
+def test_a_model_is_added_with_its_rate_and_a_request_too_large_for_every_node_costs_nothing(
+    begun: Callable[[Running], Running], tmp_path: Path, other: Path
+) -> None:
+    pool = begun(start_up(tmp_path / "data"))
+    data = pool.log.parent
+    words = ("models", "add", "Lab/Other", "--gguf", str(other), "--rate", "PRLX.local=1:2")
+    assert parhelion(data, *words).returncode == 0
+    assert served_by(pool, model="Lab/Other") == (503, "no_node")
+    where = pool.api.removeprefix("http://")
+    join = ["join", "-s", where, "--json", "--data", str(tmp_path / "node"), "-m", str(other)]
+    small = {"PARHELION_ENGINE_KV_TOKENS": str(SMALL_KV_TOKENS)}
+    begun(start(join, tmp_path / "log", env=small))
+
+    def available() -> int:
+        told = pool.call("GET", "/v1/credits/balance")[2]
+        assert told["held"] == "0"
+        return int(told["available"])
+
+    before = available()
+    ask = {**GUIDE_CURL, "model": "Lab/Other"}
+    status, _headers, told = pool.call("POST", "/v1/chat/completions", ask)
+    assert status == 200, told
+    usage = told["usage"]
+    cost = usage["prompt_tokens"] + 2 * usage["completion_tokens"]
+    assert int(usage["cost"]) == cost == before - available()
+    large = {**ask, "max_tokens": SMALL_KV_TOKENS}
+    status, headers, told = pool.call("POST", "/v1/chat/completions", large)
+    assert (status, told["error"]["code"]) == (503, "no_node")
+    assert f"the largest holds {SMALL_KV_TOKENS}" in told["error"]["message"]
+    assert int(headers["retry-after"]) > 0
+    status, _headers, told = pool.call("POST", "/v1/chat/completions", {**ask, "max_tokens": 10**6})
+    assert (status, told["error"]["code"]) == (400, "context_length_exceeded")
+    assert available() == before - cost, "refused before any charge"
+    history = pool.call("GET", "/v1/credits/history")[2]["data"]
+    assert len([entry for entry in history if entry["kind"] == "charge"]) == 1
 
 
 @pytest.mark.parametrize("free_first", [True, pytest.param(False, marks=pytest.mark.slow)])

@@ -121,6 +121,43 @@ def test_the_text_goes_on_as_if_nothing_had_been(
 
 
 @pytest.mark.slow
+def test_an_engine_that_stands_still_while_idle_costs_the_next_prompt_nothing(
+    tmp_path: Path, smollm2: Path
+) -> None:
+    nodes = Nodes(start_pool(tmp_path / "pool", env=UNTIMED), tmp_path)
+    try:
+        node = nodes.add("alone")
+        text, _usage = told(nodes.pool, BODY)
+        engine = engine_of(node)
+        hang_its_engine(node)
+        stopped_s = time.monotonic()
+        states = [until_changed(nodes.pool, "ready"), until_changed(nodes.pool, "failed")]
+        assert 3.5 < time.monotonic() - stopped_s < 12.0
+        # Out of dispatch with the reason, and back by itself.
+        assert [state for state, _reason in states] == ["failed", "ready"]
+        assert "idle, and no sign of life for" in states[0][1]
+        assert not engine.is_running()
+        asked_s = time.monotonic()
+        again, usage = told(nodes.pool, BODY)
+        assert (again, usage["migrations"]) == (text, 0)
+        assert time.monotonic() - asked_s < 6.0
+    finally:
+        nodes.close()
+        assert nodes.pool.stop() == 0
+
+
+def until_changed(pool: Running, state: str) -> tuple[str, str]:
+    """The one node's next state after this one, and the reason shown."""
+    end_s = time.monotonic() + 15
+    while True:
+        (node,) = pool.call("GET", "/v1/nodes")[2]["data"]
+        if node["state"] != state:
+            return node["state"], node["reason"] or ""
+        assert time.monotonic() < end_s, f"still {state}"
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
 def test_one_node_alone_brings_its_engine_back_and_goes_on(tmp_path: Path, smollm2: Path) -> None:
     pool = start_pool(tmp_path / "pool", env=UNTIMED)
     nodes = Nodes(pool, tmp_path)

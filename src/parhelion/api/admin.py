@@ -18,6 +18,8 @@ from parhelion.api.parse import decode, invalid
 from parhelion.api.plain import form
 from parhelion.api.rooms import Rooms, path_field, query_of, require_admin
 from parhelion.api.shapes import (
+    AccessEntry,
+    AccessList,
     BackupBody,
     InviteBody,
     KeyBody,
@@ -29,9 +31,12 @@ from parhelion.api.shapes import (
 from parhelion.api.wire import json_reply, read_body
 from parhelion.config import pool_asset
 from parhelion.identity import (
+    DECIDED,
     DRAIN_DEADLINE_S,
     DRAIN_LIMIT_S,
     REASON_LIMIT_CHARS,
+    Decided,
+    Decision,
     KeyView,
     Succession,
     banned_words,
@@ -236,6 +241,14 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         made = InviteBody(invite=secret, uses=body.uses, expires_at_ms=expires_at_ms)
         return json_reply(made, 201)
 
+    @get("/v1/nodes/access", name="nodes.access")
+    async def access(scope: Scope) -> ASGIApp:
+        require_admin(scope, rooms)
+        wanted = query_of(scope, ("state",)).get("state")
+        found, has_more = await rooms.access.decisions(_decided(wanted))
+        entries = tuple(_entry(one, rooms) for one in found)
+        return json_reply(AccessList(data=entries, has_more=has_more))
+
     @post("/v1/nodes/{peer:str}/ban", name="nodes.ban", status_code=200)
     async def ban_node(request: Request[Any, Any, Any]) -> ASGIApp:
         body = await _body(request, rooms, Ban)
@@ -275,7 +288,29 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         rooms.coordinator.expel(old, "this node's key was succeeded by another")
         return json_reply(NodeDecision(peer=old, state="succeeded"))
 
-    return [invite, ban_node, drain_node, undrain_node, allow_node, succeed_node]
+    return [invite, access, ban_node, drain_node, undrain_node, allow_node, succeed_node]
+
+
+def _decided(wanted: str | None) -> Decided | None:
+    if wanted is None:
+        return None
+    for state in DECIDED:
+        if wanted == state:
+            return state
+    raise invalid("state", f"expected one of {', '.join(DECIDED)}.")
+
+
+def _entry(decision: Decision, rooms: Rooms) -> AccessEntry:
+    peer, coordinator = decision.peer, rooms.coordinator
+    return AccessEntry(
+        peer=peer,
+        name=coordinator.name_of(peer),
+        state=decision.state,
+        reason=decision.reason,
+        at_ms=decision.at_ms,
+        next=decision.next,
+        here=coordinator.is_here(peer),
+    )
 
 
 def _peer(scope: Scope) -> str:

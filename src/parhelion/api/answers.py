@@ -20,7 +20,11 @@ class Cached(Whole, frozen=True, kw_only=True):
 
 
 class UsageBody(Whole, frozen=True, kw_only=True):
-    """OpenAI's usage and ours; `cost` and `credited` are base units of `asset`."""
+    """OpenAI's usage and ours; `cost` and `credited` are base units of `asset`.
+
+    `nodes` are those that delivered, in order; `migrations` is how often the request was moved to
+    another place after its first, which may be at the same node again.
+    """
 
     prompt_tokens: int
     completion_tokens: int

@@ -119,5 +119,5 @@ def framed(event: NodesEvent) -> Iterator[bytes]:
         if at:
             yield piece
             piece = b","
-        piece += msgspec.json.encode(event.nodes[at : at + PIECE_NODES])[1:-1]
+        piece += b",".join(event.nodes[at : at + PIECE_NODES])
     yield piece + b'],"removed":' + msgspec.json.encode(event.removed) + b"}\n\n"

@@ -11,6 +11,7 @@ from parhelion.api.answers import ChatCompletion, Completion
 from parhelion.api.bodies import MODEL_LIMIT_CHARS, ChatBody, CompletionBody, InferenceBody
 from parhelion.api.credits import PAGE_DEFAULT, PAGE_LIMIT
 from parhelion.coordinator import Health
+from parhelion.identity import DECIDED
 from parhelion.payments import IDEMPOTENCY_KEY_LIMIT_CHARS
 from parhelion.words import Receipt
 
@@ -288,6 +289,21 @@ OPERATIONS: tuple[Operation, ...] = (
         answer=shapes.InviteBody,
         status=201,
         errors=(409,),
+    ),
+    _admin(
+        "get",
+        "/v1/nodes/access",
+        "nodes.access",
+        "Nodes that were banned, allowed, drained or succeeded, also while they are away.",
+        answer=shapes.AccessList,
+        parameters=(
+            Parameter(
+                "state",
+                "query",
+                "Of this state only; `admitted` (by an invite) is told by itself alone.",
+                {"type": "string", "enum": list(DECIDED)},
+            ),
+        ),
     ),
     _admin(
         "post",

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from parhelion.coordinator import NodeView
+from parhelion.identity import Decided
 from parhelion.words import Evidence, Receipt
 
 Amount = Annotated[str, Meta(pattern="^-?[0-9]+$", description="Integer base units.")]
@@ -188,6 +189,31 @@ class NodeDecision(Out, frozen=True, kw_only=True):
 
     peer: str
     state: Literal["allowed", "banned", "drained", "undrained", "succeeded"]
+
+
+class AccessEntry(Out, frozen=True, kw_only=True):
+    """One thing that was decided of a node: banned, allowed, drained, succeeded or admitted.
+
+    `reason`: the owner's words for a ban or a drain, else how it came about: `admin`, `invite`,
+    `successor`, or `config`, which has no `at_ms`. `name` is the node's as it is shown, or the one
+    made from its key; `here`: it is connected. `next` is the key that followed a succeeded one.
+    """
+
+    peer: str
+    name: str
+    state: Decided
+    reason: str
+    at_ms: int | None
+    next: str | None
+    here: bool
+
+
+class AccessList(Out, frozen=True, kw_only=True):
+    """Decisions, the latest first; `has_more` when older ones were left out."""
+
+    object: Literal["list"] = "list"
+    data: tuple[AccessEntry, ...]
+    has_more: bool
 
 
 class BackupBody(Out, frozen=True, kw_only=True):

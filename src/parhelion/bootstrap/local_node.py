@@ -20,7 +20,7 @@ import msgspec
 from parhelion.bootstrap.node import run_node
 from parhelion.bootstrap.ready import Ready
 from parhelion.config import Config
-from parhelion.hosts import Child, ChildGone, Pipe, backoff_s
+from parhelion.hosts import PING_EVERY_S, Child, ChildGone, Pipe, Pulse, backoff_s
 from parhelion.words import ClosedRecord, Problem, ProblemCode
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ STEADY_S = 60.0
 
 END_GRACE_S = 10.0
 """What its drain gets after the coordinator has drained: nothing runs any more by then."""
+
+
+PING = b""
+"""What the parent sends after the order to a process that has joined; answered by an empty word."""
 
 
 class NodeOrder(ClosedRecord, frozen=True, kw_only=True):
@@ -51,7 +55,7 @@ class NodeAddress(ClosedRecord, frozen=True, kw_only=True):
 
 
 class NodeWord(ClosedRecord, frozen=True, kw_only=True):
-    """What the process says: that it has joined, or why it never will."""
+    """What the process says: that it has joined, or why it never will; empty: that it lives."""
 
     joined: str | None = None
     code: ProblemCode | None = None
@@ -71,6 +75,8 @@ class LocalNode:
         self._keeping: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._gone = asyncio.Event()
+        self._pulse = Pulse()
+        self._has_joined = False
         self._stopping = False
 
     async def start(self) -> None:
@@ -104,6 +110,7 @@ class LocalNode:
 
     async def _run_once(self) -> None:
         self._gone.clear()
+        self._has_joined, self._pulse = False, Pulse()
         self._child = None
         self._child = await Child.start(
             "node",
@@ -117,21 +124,39 @@ class LocalNode:
         if self._address is not None:
             self._child.send(msgspec.json.encode(self._address))
         self._tried.set()
-        await self._gone.wait()
+        while not self._gone.is_set():
+            self._look(self._child, time.monotonic())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PING_EVERY_S):
+                    await self._gone.wait()
+
+    def _look(self, child: Child, now_s: float) -> None:
+        """End a process that stands still: the coordinator drops its node, but starts no other."""
+        # Until it has joined it loads models, and may be silent for as long as that takes.
+        need = self._pulse.look(now_s, self._has_joined)
+        if need == "dead":
+            # Once is enough: its end follows.
+            self._has_joined, self._pulse = False, Pulse()
+            log.warning("the local node stands still, and is started again")
+            child.kill()
+        elif need == "ask":
+            with contextlib.suppress(ChildGone):  # Its exit is on the way here.
+                child.send(PING)
 
     async def stop(self) -> None:
         """Let the process drain and end; idempotent."""
         self._stopping = True
         if self._keeping is not None:
             self._keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeping
+            await asyncio.wait([self._keeping])
             self._keeping = None
         if self._child is not None and not self._child.ended.is_set():
             await self._child.stop(END_GRACE_S)
 
     def _hear(self, body: bytes) -> None:
         word = msgspec.json.decode(body, type=NodeWord)
+        self._pulse.heard()
+        self._has_joined = self._has_joined or word.joined is not None
         self.peer = word.joined or self.peer
         if word.code is not None:
             self.refusal = Problem(word.code, word.message, hint=word.hint)
@@ -173,19 +198,23 @@ async def serve_parent(pipe: Pipe) -> int:
             parsed = parse_address(where.address)
             address.set_result(msgspec.structs.replace(parsed, certificate=where.certificate))
 
+    def say(word: NodeWord) -> None:
+        with contextlib.suppress(BrokenPipeError):  # The parent is gone: `stop` says so.
+            pipe.write(msgspec.json.encode(word))
+
     def watch_parent() -> None:
         with contextlib.suppress(RuntimeError):  # The loop has ended before its parent.
             while (body := pipe.read()) is not None:
+                if body == PING:
+                    # Answered by the loop: that is what must not stand still.
+                    loop.call_soon_threadsafe(say, NodeWord())
+                    continue
                 where = msgspec.json.decode(body, type=NodeAddress)
                 loop.call_soon_threadsafe(told, where)
             loop.call_soon_threadsafe(stop.set)
 
     # A daemon thread: it blocks until the parent goes, and must not keep this process alive.
     threading.Thread(target=watch_parent, daemon=True).start()
-
-    def say(word: NodeWord) -> None:
-        with contextlib.suppress(BrokenPipeError):  # The parent is gone: `stop` says so.
-            pipe.write(msgspec.json.encode(word))
 
     def joined(ready: Ready) -> None:
         say(NodeWord(joined=ready.node))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
@@ -77,12 +77,12 @@ def drain(
     reason: Why = None,
     within: Annotated[
         str | None,
-        Parameter(help="How long running answers may stay before they move: 5s, 25s, 5m."),
+        Parameter(help="How long running answers may stay before they move: 0s, 25s, 5m."),
     ] = None,
     client: Admin = ADMIN,
 ) -> int:
     """Give a node nothing new, let it finish, and keep it out until it is undrained."""
-    deadline_s = None if within is None else duration_ms(within) / 1000
+    deadline_s = None if within is None else duration_ms(within, least_s=0) / 1000
     return _decide(client, node, "drain", _said(reason=reason, deadline_s=deadline_s))
 
 
@@ -90,6 +90,30 @@ def drain(
 def undrain(node: Who, /, *, client: Admin = ADMIN) -> int:
     """Let a drained node come back; it asks every few seconds."""
     return _decide(client, node, "undrain", {})
+
+
+@app.command
+def access(
+    *,
+    state: Annotated[
+        Literal["banned", "allowed", "drained", "succeeded", "admitted"] | None,
+        Parameter(help="Only these; admitted are those that came with an invite."),
+    ] = None,
+    client: Admin = ADMIN,
+) -> int:
+    """List the nodes that were banned, allowed, drained or succeeded, also those that are away."""
+    query = "" if state is None else f"?state={state}"
+    answer = connect(client).command("GET", f"/v1/nodes/access{query}")
+    if client.json:
+        say.data_json(answer)
+        return 0
+    heads = ("STATE", "SINCE", "HERE", "NAME", "PEER", "REASON")
+    say.data(say.columns(heads, [_decided(entry) for entry in answer["data"]]))
+    if not answer["data"]:
+        say.talk("nothing was decided about any node")
+    if answer["has_more"]:
+        say.talk("older ones are left out; --state shows those of one state")
+    return 0
 
 
 @app.command
@@ -199,6 +223,18 @@ def _decide(client: Admin, node: str, what: str, body: dict[str, Any]) -> int:
     else:
         say.data(f"{answer['state']} {answer['peer']}")
     return 0
+
+
+def _decided(entry: dict[str, Any]) -> tuple[str, ...]:
+    followed = f" (followed by {entry['next']})" if entry.get("next") else ""
+    return (
+        str(entry["state"]),
+        say.moment(entry["at_ms"]),
+        "yes" if entry["here"] else "no",
+        str(entry["name"]),
+        str(entry["peer"]),
+        f"{entry['reason']}{followed}" or "-",
+    )
 
 
 def _said(**fields: object) -> dict[str, Any]:

@@ -58,6 +58,7 @@ class Attempt:
         "handed_back",
         "head",
         "job",
+        "key",
         "late_ids",
         "number",
         "over",
@@ -84,6 +85,7 @@ class Attempt:
         self.relay = relay
         self.job = job
         self.number = job.attempt
+        self.key = job.job, job.attempt
         self.session = session
         self.placement = placement
         self.backend = session.node.card.backend
@@ -110,7 +112,7 @@ class Attempt:
 
     def open(self) -> None:
         """Send the job to the node."""
-        self.session.attempts[self.job.job] = self
+        self.session.attempts[self.key] = self
         try:
             self.session.send(Open(job=self.job))
         except Problem as problem:
@@ -296,8 +298,7 @@ class Attempt:
             self._served()
 
     def _served(self) -> None:
-        node = self.session.node
-        node.served += 1
+        self.session.node.history.served += 1
         if self.relay.meter.finish is not None:
             # A whole answer: whatever stood still at this engine before, it works.
             self._room.recover()
@@ -321,7 +322,7 @@ class Attempt:
             return _busy(code, message)
         problem = _problem(code, message)
         if problem.code is ProblemCode.ENGINE_CRASHED:
-            node.failed += 1
+            node.history.failed += 1
             record = self._record
             crash = record.crashed(self._opened_s, now_s)
             self.claim = Claim(node, record, crash)
@@ -330,7 +331,7 @@ class Attempt:
         return problem
 
     def _blame(self) -> None:
-        self.session.node.failed += 1
+        self.session.node.history.failed += 1
         self._record.failed(self._opened_s, self.relay.clock.monotonic_s())
 
     def _resolve(self, problem: Problem | None) -> None:
@@ -357,8 +358,7 @@ class Attempt:
         self.signature.set_result(signature)
         if self._timer is not None:
             self._timer.cancel()
-        if self.session.attempts.get(self.job.job) is self:
-            del self.session.attempts[self.job.job]
+        self.session.attempts.pop(self.key, None)
         self._release()
 
     def _release(self) -> None:

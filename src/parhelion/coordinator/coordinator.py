@@ -17,7 +17,6 @@ from parhelion.coordinator.metrics import Metrics
 from parhelion.coordinator.news import News
 from parhelion.coordinator.place import Places
 from parhelion.coordinator.prober import Prober
-from parhelion.coordinator.provider import Named
 from parhelion.coordinator.queue import Queue
 from parhelion.coordinator.recovery import recover
 from parhelion.coordinator.registry import Member, Node, Registry, check_card
@@ -27,7 +26,7 @@ from parhelion.coordinator.session import Session, say_goodbye
 from parhelion.coordinator.settle import Settler
 from parhelion.coordinator.sweeper import Sweeper
 from parhelion.coordinator.views import Health, ModelState, NodeView
-from parhelion.identity import Entropy, NodeAccess, NodeKey, Whence
+from parhelion.identity import Entropy, NodeAccess, NodeKey, Whence, node_name
 from parhelion.ledger import Ledger
 from parhelion.link import Carrier, FromNode, LinkBroken
 from parhelion.models import Catalogue
@@ -115,7 +114,7 @@ class Coordinator:
             clock=clock,
             entropy=entropy,
             resume_wait_s=config.nodes.resume_wait_s,
-            named=self._named,
+            names=(self.registry.names, self._roster.names),
             affinity=self._affinity,
         )
         self.prober = Prober(
@@ -254,6 +253,15 @@ class Coordinator:
         """Every connected node, and those that left or were refused a short while ago."""
         return (*self.nodes(), *self._roster.shown())
 
+    def name_of(self, peer: str) -> str:
+        """What a node is called: as it was last shown, or else by the name made from its key."""
+        here, gone = self.registry.names.name_of(peer), self._roster.names.name_of(peer)
+        return here or gone or node_name(peer)
+
+    def is_here(self, peer: str) -> bool:
+        """Whether a node is connected."""
+        return self.registry.member(peer) is not None
+
     def catalogue_changed(self) -> None:
         """A model is new: nodes that offered it all along serve it from now on."""
         for node in list(self.registry.nodes()):
@@ -324,11 +332,6 @@ class Coordinator:
         member = self.registry.member(node.peer)
         if isinstance(member, Session):
             member.move(digest)
-
-    def _named(self) -> Iterator[Named]:
-        """All that a client may name: who is here, and who was."""
-        yield from self.registry.nodes()
-        yield from self._roster.members()
 
     def _knows(self, digest: str) -> bool:
         return self._catalogue.by_digest(digest) is not None

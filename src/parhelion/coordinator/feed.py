@@ -10,6 +10,9 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
 
 from parhelion.coordinator.views import NodeView
 from parhelion.words import Problem, ProblemCode
@@ -41,14 +44,22 @@ READERS_PER_SITE_LIMIT = 64
 class NodesEvent:
     """What changed since the event before; with `whole`, all there is.
 
-    `removed` are the peers that are not shown any more.
+    `nodes` are node views as JSON, made once for all readers. `removed` are the peers that are not
+    shown any more.
     """
 
     number: int
     id: str
     whole: bool
-    nodes: tuple[NodeView, ...]
+    nodes: tuple[bytes, ...]
     removed: tuple[str, ...] = ()
+
+
+class Shown(NamedTuple):
+    """A node as readers see it."""
+
+    view: NodeView
+    json: bytes
 
 
 class Reader:
@@ -89,7 +100,7 @@ class NodeFeed:
         self._look = look
         self._epoch = epoch
         self._number = 0
-        self._views: dict[str, NodeView] = {}
+        self._shown: dict[str, Shown] = {}
         self._record: deque[NodesEvent] = deque()
         self._recorded_nodes = 0
         self._readers: set[Reader] = set()
@@ -144,7 +155,7 @@ class NodeFeed:
         self._number += 1
         self._record.clear()
         self._recorded_nodes = 0
-        self._views = {view.peer: view for view in self._look()}
+        self._shown = {view.peer: _shown(None, view) for view in self._look()}
 
     def _place_of(self, last_id: str | None) -> int | None:
         """The number of an id of ours; None for anything else."""
@@ -161,7 +172,7 @@ class NodeFeed:
             return None
         first = self._number - len(self._record) + 1
         if place is None or place + 1 < first:
-            nodes = tuple(self._views.values())
+            nodes = tuple(shown.json for shown in self._shown.values())
             return NodesEvent(self._number, self._id(), whole=True, nodes=nodes)
         return self._record[place + 1 - first]
 
@@ -169,11 +180,12 @@ class NodeFeed:
         """Compare all nodes with what they were, and record what changed."""
         self._timer = None
         self._looked_s = asyncio.get_running_loop().time()
-        before = self._views
+        before = self._shown
         # What has not changed stays the same object: a slow reader's old event shares it.
-        self._views = {view.peer: _kept(before.get(view.peer), view) for view in self._look()}
-        changed = tuple(view for peer, view in self._views.items() if before.get(peer) is not view)
-        removed = tuple(peer for peer in before if peer not in self._views)
+        now = {view.peer: _shown(before.get(view.peer), view) for view in self._look()}
+        changed = tuple(one.json for peer, one in now.items() if before.get(peer) is not one)
+        removed = tuple(peer for peer in before if peer not in now)
+        self._shown = now
         if not changed and not removed:
             return
         self._number += 1
@@ -201,5 +213,7 @@ def _crowded(message: str) -> Problem:
     )
 
 
-def _kept(before: NodeView | None, now: NodeView) -> NodeView:
-    return now if before is None or before != now else before
+def _shown(before: Shown | None, view: NodeView) -> Shown:
+    if before is not None and before.view == view:
+        return before
+    return Shown(view, msgspec.json.encode(view))

@@ -43,7 +43,7 @@ class Claim:
 
     def excuse(self, now_s: float) -> None:
         """The prompt did it: nothing of that crash is the node's fault."""
-        self.node.failed -= self.record.excuse(self.crash, now_s)
+        self.node.history.failed -= self.record.excuse(self.crash, now_s)
 
 
 @dataclass(slots=True)

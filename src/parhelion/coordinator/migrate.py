@@ -23,6 +23,7 @@ class Course:
 
     losses: int = 0
     hand_backs: int = 0
+    """Jobs that nothing became of: a node gave them back, or left before they were sent."""
     fault: Problem | None = None
     shunned: set[str] = field(default_factory=set[str])
     """Nodes whose engine gave this very job up: the same ids would meet the same end there."""
@@ -34,6 +35,15 @@ class Course:
     """Its engine is said to have crashed while it was alone there."""
     arrival: int | None = None
     """Its place in the queue from its first ticket on."""
+
+    def missed(self, node: str) -> bool:
+        """Its node left before the job was sent; whether it looks for a place again.
+
+        Nothing was lost, so it does as it would have: who was to be alone still is.
+        """
+        self.avoided = node
+        self.hand_backs += 1
+        return self.hand_backs < HAND_BACKS_LIMIT
 
     def goes_on(self, fault: Problem, node: str, was_alone: bool = False) -> bool:
         """Note what ended an attempt at `node`; whether there is another one.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from parhelion.coordinator import route
+from parhelion.coordinator.finish import finish_s
+from parhelion.coordinator.isolate import WAIT_S as ALONE_WAIT_S
 from parhelion.coordinator.isolate import Isolation
 from parhelion.coordinator.provider import Choice
 from parhelion.coordinator.queue import RETRY_AFTER_S, Queue, Ticket
@@ -20,8 +22,8 @@ NO_NODE_RETRY_S = 5
 
 
 PATIENCE_S = 30.0
-"""So long, and no longer than half its time, a request may leave free slots of slow nodes: by then
-the estimate that it finishes sooner elsewhere has proved wrong."""
+"""So long, and no longer than half its time or than its answer would take there, a request may
+leave free slots of slow nodes: by then the estimate that others finish sooner has proved wrong."""
 
 LOOKS_LIMIT = 64
 """Tickets that are tried at one event; each looks at all nodes, and the next event comes soon."""
@@ -91,11 +93,12 @@ class Places:
         begun: bool = False,
         last_resort: Collection[str] = (),
         arrival: int | None = None,
+        come_s: float = 0.0,
     ) -> Ticket:
         """A ticket whose `got` is the reserved Node, now or when its turn comes.
 
         `arrival` is that of an earlier ticket of who comes back. A suspect takes the nodes of
-        `last_resort` only where there is no other.
+        `last_resort` only where there is no other, and waits `come_s` for a node to come.
 
         `got` fails with Problem DEADLINE_EXCEEDED after `wait_s`, with NO_NODE when the last
         node that could have served leaves; Problem is raised here when there is none now. An
@@ -105,9 +108,10 @@ class Places:
         ticket = Ticket(
             need, account, frozenset(without), loop.create_future(), rather_without, begun,
             frozenset(last_resort), next(self._arrivals) if arrival is None else arrival,
-            returned=arrival is not None,
+            returned=arrival is not None, come_s=come_s,
         )  # fmt: skip
         if need.alone:
+            wait_s = max(wait_s, ALONE_WAIT_S)
             self._refuse_hopeless(ticket)
             self._isolation.join(ticket)
             self._isolation.serve(self._reserve)
@@ -116,6 +120,8 @@ class Places:
             self._take_or_join(ticket)
         if ticket.got.done():
             return ticket
+        if need.alone:
+            self._dismiss([ticket])
         timer = loop.call_later(max(0.0, wait_s), self._expire, ticket)
         ticket.got.add_done_callback(lambda _got: timer.cancel())
         return ticket
@@ -144,7 +150,7 @@ class Places:
         now_s = self._clock.monotonic_s()
         if self._version != self._registry.version:
             self._version = self._registry.version
-            self._dismiss()
+            self._dismiss([*self._queue.tickets(), *self._isolation.tickets()])
         elif now_s - self._looked_s < LOOK_AGAIN_S:
             return
         self._looked_s = now_s
@@ -248,10 +254,14 @@ class Places:
         everyone = self._registry.index.all(ticket.need.digest)
         if len(everyone) == 1 or ticket.begun:
             return 0
-        if self._clock.monotonic_s() >= ticket.patient_until_s:
+        now_s = self._clock.monotonic_s()
+        if now_s >= ticket.patient_until_s:
             return 0
         some = list(itertools.islice(everyone, BUSY_LIMIT))
         sooner = route.sooner_at_busy(node, some, ticket.need, ticket.without)
+        if sooner and (here_s := finish_s(node, ticket.need)) is not None:
+            # To wait may at most double its time: by then it would have been finished here.
+            ticket.patient_until_s = min(ticket.patient_until_s, now_s + here_s)
         return sooner * len(everyone) // max(1, len(some))
 
     def _barred_by(self, ticket: Ticket) -> set[str]:
@@ -307,8 +317,7 @@ class Places:
         self._leave(ticket)
         if ticket.got.done():
             return
-        nodes = self._registry.index.all(ticket.need.digest)
-        if ticket.begun and not route.any_capable(nodes, ticket.need, ticket.without):
+        if ticket.begun and self._is_hopeless(ticket):
             ticket.got.set_exception(self._nobody(ticket.need))
         else:
             problem = Problem(
@@ -319,12 +328,36 @@ class Places:
             )
             ticket.got.set_exception(problem)
 
-    def _dismiss(self) -> None:
-        for ticket in self._queue.tickets():
-            nodes = self._registry.index.all(ticket.need.digest)
-            if not ticket.begun and not route.any_capable(nodes, ticket.need, ticket.without):
-                self._queue.leave(ticket)
-                ticket.got.set_exception(self._nobody(ticket.need))
+    def _dismiss(self, tickets: Iterable[Ticket]) -> None:
+        """Tell those of these that nobody can serve any more.
+
+        A suspect hears it later: an engine that crashed is often back in seconds. Its long wait is
+        for its turn alone, though, and not for a node to come.
+        """
+        for ticket in tickets:
+            if ticket.need.alone:
+                if not ticket.is_deserted and self._is_hopeless(ticket):
+                    self._wait_for_any(ticket)
+            elif not ticket.begun and self._is_hopeless(ticket):
+                self._desert(ticket)
+
+    def _wait_for_any(self, ticket: Ticket) -> None:
+        ticket.is_deserted = True
+        timer = asyncio.get_running_loop().call_later(ticket.come_s, self._nobody_came, ticket)
+        ticket.got.add_done_callback(lambda _got: timer.cancel())
+
+    def _nobody_came(self, ticket: Ticket) -> None:
+        ticket.is_deserted = False
+        if not ticket.got.done() and self._is_hopeless(ticket):
+            self._desert(ticket)
+
+    def _is_hopeless(self, ticket: Ticket) -> bool:
+        nodes = self._registry.index.all(ticket.need.digest)
+        return not route.any_capable(nodes, ticket.need, ticket.without)
+
+    def _desert(self, ticket: Ticket) -> None:
+        self._leave(ticket)
+        ticket.got.set_exception(self._nobody(ticket.need))
 
     def _nobody(self, need: Need) -> Problem:
         largest = self.capacity(need.digest, need.choice)

@@ -33,6 +33,7 @@ class Probe:
     ) -> None:
         self.job = job
         self.number = job.attempt
+        self.key = job.job, job.attempt
         self.session = session
         self.ids: list[int] = []
         self.over: asyncio.Future[Problem | None] = asyncio.get_running_loop().create_future()
@@ -51,7 +52,7 @@ class Probe:
 
     def open(self) -> None:
         """Send it to the node."""
-        self.session.attempts[self.job.job] = self
+        self.session.attempts[self.key] = self
         try:
             self.session.send(Open(job=self.job))
         except Problem as problem:
@@ -145,8 +146,7 @@ class Probe:
         """The node is done with it: its slot is free."""
         if self._timer is not None:
             self._timer.cancel()
-        if self.session.attempts.get(self.job.job) is self:
-            del self.session.attempts[self.job.job]
+        self.session.attempts.pop(self.key, None)
         if self._free is not None:
             free, self._free = self._free, None
             free()

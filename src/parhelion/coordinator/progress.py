@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Protocol, TypeVar
 
 SHORTEST_STILL_S = 6.0
@@ -38,6 +38,7 @@ class Moving(Protocol):
 
 
 Job = TypeVar("Job", bound=Moving)
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Progress:
@@ -45,10 +46,10 @@ class Progress:
 
     def __init__(self) -> None:
         self._looked_s: float | None = None
-        self._still: dict[str, tuple[Mark, float]] = {}
+        self._still: dict[Hashable, tuple[Mark, float]] = {}
 
     def look(
-        self, jobs: Mapping[str, Job], limit_s: float, prompt_id_s: float, now_s: float
+        self, jobs: Mapping[Key, Job], limit_s: float, prompt_id_s: float, now_s: float
     ) -> list[Job]:
         """The jobs that stand still for longer than the limit; `jobs` in the order of opening.
 

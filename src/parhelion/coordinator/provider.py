@@ -7,10 +7,11 @@ its queue, its placing and its migrations all go by the same nodes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
+from parhelion.coordinator.names import Names
 from parhelion.words import Problem, ProblemCode, ProviderPreferences
 
 NAMES_TOLD = 8
@@ -20,17 +21,6 @@ ALIKE = 1.05
 """Measured values within 5 % are the same, as they are for the router's own estimate."""
 
 HINT = "GET /v1/nodes shows each node's name, peer and operator"
-
-
-class Named(Protocol):
-    """A node as names are looked up: the three that `/v1/nodes` shows."""
-
-    @property
-    def peer(self) -> str: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def operator(self) -> str: ...
 
 
 class Pace(Protocol):
@@ -131,10 +121,10 @@ def _least(nodes: Sequence[Seat], values: Sequence[float], alike: float = 1.0) -
     return [node for node, value in zip(nodes, values, strict=True) if value <= limit]
 
 
-def choose(preferences: ProviderPreferences | None, known: Iterable[Named]) -> Choice | None:
+def choose(preferences: ProviderPreferences | None, known: Collection[Names]) -> Choice | None:
     """The preferences over peer ids; None where none is said. Problem for a name nobody has.
 
-    `known` are all nodes that the pool remembers, so that a node which is away for a moment is
+    `known` has all nodes that the pool remembers, so that a node which is away for a moment is
     waited for and not called unknown. An empty list says nothing, as with OpenRouter.
     """
     if preferences is None:
@@ -152,24 +142,22 @@ def choose(preferences: ProviderPreferences | None, known: Iterable[Named]) -> C
     return None if choice == Choice() else choice
 
 
-def _table(known: Iterable[Named], wanted: Set[str]) -> Mapping[str, tuple[bool, set[str]]]:
+def _table(known: Collection[Names], wanted: Set[str]) -> Mapping[str, tuple[bool, Set[str]]]:
     """Peers by each wanted name; whether the name is one that a node chose for itself.
 
     An id goes before a name of the same letters: what a node calls itself can take nobody's id.
     """
-    by_id: dict[str, tuple[bool, set[str]]] = {}
-    by_name: dict[str, tuple[bool, set[str]]] = {}
-    for node in known if wanted else ():
-        for id in (node.peer, node.operator):
-            if id in wanted:
-                by_id.setdefault(id, (False, set()))[1].add(node.peer)
-        if node.name in wanted:
-            by_name.setdefault(node.name, (True, set()))[1].add(node.peer)
-    return {**by_name, **by_id}
+    table: dict[str, tuple[bool, Set[str]]] = {}
+    for word in wanted:
+        if by_id := set[str]().union(*(names.by_id(word) for names in known)):
+            table[word] = False, by_id
+        elif by_name := set[str]().union(*(names.by_name(word) for names in known)):
+            table[word] = True, by_name
+    return table
 
 
 def _peers(
-    names: Sequence[str], table: Mapping[str, tuple[bool, set[str]]], field: str
+    names: Sequence[str], table: Mapping[str, tuple[bool, Set[str]]], field: str
 ) -> tuple[frozenset[str], ...]:
     unknown = [name for name in names if name not in table]
     if unknown:

@@ -46,6 +46,10 @@ class Ticket:
     """Counts who came; who was handed back keeps the number of its first ticket."""
     returned: bool = False
     """It had a node, which handed it back: it goes where it stood, not to the end."""
+    come_s: float = 0.0
+    """How long a suspect waits for a node to come, where none is there that could serve it."""
+    is_deserted: bool = False
+    """A suspect that waits for that."""
     patient_until_s: float = 0.0
     """Until then it may leave a slow node's free slot to wait for a faster one's."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from parhelion.config import NodesConfig
 from parhelion.coordinator.index import Index
+from parhelion.coordinator.names import Names
+from parhelion.coordinator.past import History, Past
 from parhelion.coordinator.room import Room
 from parhelion.coordinator.route import Need
 from parhelion.identity import is_derived_name, node_name, operator_account
@@ -26,9 +27,6 @@ TEXT_LIMIT_CHARS = 200
 CONTEXT_LIMIT_TOKENS = 16_777_216
 KV_LIMIT_TOKENS = SLOTS_LIMIT * 1_048_576
 """1,024 slots of a million tokens: past it the number is invented."""
-
-PAST_LIMIT = 4096
-"""Nodes that left and are remembered as they were measured: coming back washes nobody clean."""
 
 
 @dataclass(eq=False, slots=True)
@@ -52,8 +50,8 @@ class Node:
     """Where it comes from, as far as an address tells (identity.site_of)."""
     price_micro: int = 0
     """What its operator asks beside the pool's rate; the same for all until operators may ask."""
-    served: int = 0
-    failed: int = 0
+    history: History = field(default_factory=History)
+    """What was seen of it so far, in earlier sessions too."""
     on_slots: Callable[[Node], None] | None = None
     """Called after each reservation and release: the registry keeps who has a slot free."""
     peer: str = field(init=False)
@@ -75,6 +73,16 @@ class Node:
     def operator(self) -> str:
         """Who earns with it."""
         return operator_account(self.peer)
+
+    @property
+    def served(self) -> int:
+        """Jobs that it answered since the coordinator started, over all its sessions."""
+        return self.history.served
+
+    @property
+    def failed(self) -> int:
+        """Jobs that it did not, likewise."""
+        return self.history.failed
 
     @property
     def tokens_per_s(self) -> float | None:
@@ -131,16 +139,6 @@ class Node:
             self.idle_since_s = now_s
         if self.on_slots is not None:
             self.on_slots(self)
-
-    def adopt(self, past: Mapping[str, Room]) -> None:
-        """Go on from what was measured of the same node before; of other slots only the record."""
-        for digest, room in self.rooms.items():
-            if digest in past:
-                room.record = past[digest].record
-                room.first_id_s = past[digest].first_id_s
-                room.hand_backs = past[digest].hand_backs
-                if past[digest].slots == room.slots:
-                    room.speed = past[digest].speed
 
     def _count(self, now_s: float) -> None:
         self._stream_s, self._counted_s = self.stream_seconds(now_s), now_s
@@ -237,8 +235,9 @@ class Registry:
         self.on_leave: Callable[[Member], None] = lambda _member: None
         """Called when a node is here no more: not for a session that a newer one replaced."""
         self._members: dict[str, Member] = {}
-        self._past: OrderedDict[str, dict[str, Room]] = OrderedDict()
+        self._past = Past()
         self.index = Index()
+        self.names = Names()
         self.version = 0
         """Counts what changes who could serve: members, their states, breakers that let one try."""
         self._complete = False
@@ -257,16 +256,22 @@ class Registry:
         """All live sessions."""
         return list(self._members.values())
 
+    def run_by(self, operators: Iterable[str]) -> frozenset[str]:
+        """The nodes of these operators that are here."""
+        return frozenset(peer for one in operators for peer in self.names.by_id(one))
+
     def enter(self, member: Member) -> None:
         """A registered session; an older one of the same peer ends, it is the same machine."""
         old = self._members.get(member.node.peer)
         self._members[member.node.peer] = member
-        past = self._past.pop(member.node.peer, None) if old is None else old.node.rooms
+        past = self._past.back(member.node.peer) if old is None else old.node.history
         if past is not None:
-            member.node.adopt(past)
+            member.node.history = past
+        member.node.history.meet(member.node.rooms)
         if old is not None:
             self._unlist(old.node)
         self.index.add(member.node)
+        self.names.add(member.node)
         member.node.on_slots = self.index.update
         self.version += 1
         if old is not None:
@@ -278,15 +283,14 @@ class Registry:
         if self._members.get(member.node.peer) is member:
             del self._members[member.node.peer]
             self._unlist(member.node)
-            self._past[member.node.peer] = member.node.rooms
-            if len(self._past) > PAST_LIMIT:
-                self._past.popitem(last=False)
+            self._past.left(member.node.peer, member.node.history)
             self.on_leave(member)
         self._changed()
 
     def widen(self, node: Node, rooms: Mapping[str, Room]) -> None:
         """Take more models from a node that offered them all along."""
         node.rooms.update(rooms)
+        node.history.meet(rooms)
         self.index.add(node)
         self._changed()
 
@@ -343,6 +347,7 @@ class Registry:
     def _unlist(self, node: Node) -> None:
         node.on_slots = None
         self.index.remove(node)
+        self.names.discard(node.peer)
 
     def _changed(self) -> None:
         self.version += 1

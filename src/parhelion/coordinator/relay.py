@@ -10,7 +10,17 @@ from typing import Literal, NamedTuple
 from parhelion.coordinator.attempt import Attempt
 from parhelion.coordinator.meter import Meter, Pieces
 from parhelion.proof import Hidden
-from parhelion.words import Ask, Chunk, Clock, Grant, Hold, Job, Problem, Quote
+from parhelion.words import (
+    Ask,
+    Chunk,
+    Clock,
+    Grant,
+    Hold,
+    Job,
+    Problem,
+    ProblemCode,
+    Quote,
+)
 
 CHAIN_BLOCK_IDS = 256
 """The id chain grows by blocks: cheaper than id by id, and no long pause at the end."""
@@ -109,6 +119,22 @@ class Relay:
         self._wake: asyncio.Future[None] | None = None
         # Who waits for the end alone is not woken by every text before it.
         self._quiet = False
+
+    @property
+    def who(self) -> dict[str, str | None]:
+        """What a log line says of it."""
+        return {
+            "request": self.order.ask.request,
+            "account": self.order.grant.account,
+            "hold": self.hold.id if self.hold else None,
+        }
+
+    def check_wanted(self) -> None:
+        """Problem when the client left, or we stop."""
+        if self.interruption is not None:
+            raise self.interruption
+        if self.left:
+            raise Problem(ProblemCode.CANCELLED, "the client left")
 
     # --- the node's side ----------------------------------------------------------------------
 

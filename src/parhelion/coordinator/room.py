@@ -90,6 +90,23 @@ class Room:
             return ("measuring" if self.measuring else "refused"), self.barred
         return "ready", None if self.stuck is None else f"on trial: {self.stuck}"
 
+    @property
+    def was_seen(self) -> bool:
+        """Whether a job or a probe has shown anything of it."""
+        timed = self.first_id_s is not None or self.speed.tokens_per_s is not None
+        return timed or bool(self.record.sample or self.stalls or self.hand_backs)
+
+    def adopt(self, past: Room) -> None:
+        """Go on from what was seen of the same engine before, pauses included.
+
+        Of other slots its speed is not the same.
+        """
+        self.record, self.first_id_s, self.kept = past.record, past.first_id_s, past.kept
+        self.stuck, self.stalls, self.trial_from_s = past.stuck, past.stalls, past.trial_from_s
+        self.hand_backs, self.full_until_s = past.hand_backs, past.full_until_s
+        if past.slots == self.slots:
+            self.speed = past.speed
+
     def stall(self, reason: str, now_s: float) -> None:
         """A job stood still: no job for a while, then one on trial."""
         if self.stuck is None or now_s >= self.trial_from_s:
@@ -98,6 +115,14 @@ class Room:
             self.trial_from_s = now_s + min(TRIAL_PAUSE_LIMIT_S, pause_s)
             self.stalls += 1
         self.stuck = reason
+
+    def repair(self, now_s: float) -> None:
+        """Its node says that the engine is new: it may show that, and no more than that.
+
+        A word costs a node nothing, so how often it stood still before is remembered.
+        """
+        if self.stuck is not None:
+            self.trial_from_s = min(self.trial_from_s, now_s)
 
     def recover(self) -> None:
         """It works: whatever stood still before is over."""

@@ -6,10 +6,10 @@ Bounded in number and time, because strangers decide how many there are.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
 
 import msgspec
 
+from parhelion.coordinator.names import Names
 from parhelion.coordinator.views import NodeView
 from parhelion.identity import node_name, operator_account
 from parhelion.words import Clock
@@ -30,6 +30,8 @@ class Roster:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
+        self.names = Names()
+        """Of nodes that were members once: those are known, however long they are away."""
         self._gone: OrderedDict[str, tuple[NodeView, float]] = OrderedDict()
         self._refused: OrderedDict[str, tuple[NodeView, float]] = OrderedDict()
 
@@ -37,6 +39,7 @@ class Roster:
         """The node is connected: its view is live again."""
         self._gone.pop(peer, None)
         self._refused.pop(peer, None)
+        self.names.discard(peer)
 
     def left(self, view: NodeView, reason: str) -> None:
         """A member's session ended; `view` is the last one. What was measured stays with it."""
@@ -50,6 +53,7 @@ class Roster:
             utilisation=None,
             left_at_ms=now_ms,
         )
+        self.names.add(gone)
         self._put(self._gone, gone, GONE_KEPT)
 
     def refused(self, peer: str, reason: str) -> None:
@@ -92,10 +96,6 @@ class Roster:
         )
         self._put(self._refused, view, REFUSED_KEPT)
 
-    def members(self) -> Iterator[NodeView]:
-        """Nodes that were members once: their names are known, however long they are away."""
-        return (view for view, _at_s in self._gone.values())
-
     def shown(self) -> tuple[NodeView, ...]:
         """Those that left or were refused a short while ago."""
         since_s = self._clock.monotonic_s() - SHOWN_S
@@ -108,4 +108,6 @@ class Roster:
         kept[view.peer] = view, self._clock.monotonic_s()
         kept.move_to_end(view.peer)
         if len(kept) > limit:
-            kept.popitem(last=False)
+            peer, _pushed_out = kept.popitem(last=False)
+            if kept is self._gone:
+                self.names.discard(peer)

@@ -4,31 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Collection
 from hashlib import blake2b
 from typing import Protocol
 
-import msgspec
-
 from parhelion.coordinator.affinity import Affinity
 from parhelion.coordinator.answer import Answer, Replayed
-from parhelion.coordinator.attempt import Attempt
-from parhelion.coordinator.isolate import WAIT_S as ALONE_WAIT_S
-from parhelion.coordinator.isolate import Claim, Poison, poisonous
+from parhelion.coordinator.isolate import Poison, poisonous
 from parhelion.coordinator.journal import Journal
 from parhelion.coordinator.lengths import Lengths
 from parhelion.coordinator.lines import line_of, scope_of
 from parhelion.coordinator.metrics import Metrics
-from parhelion.coordinator.migrate import Course
+from parhelion.coordinator.names import Names
 from parhelion.coordinator.place import Places
-from parhelion.coordinator.provider import Choice, Named, choose
+from parhelion.coordinator.provider import Choice, choose
 from parhelion.coordinator.quote import quote
-from parhelion.coordinator.registry import Node, Registry
-from parhelion.coordinator.relay import FINISHED, LEFT, End, Order, Relay
+from parhelion.coordinator.registry import Registry
+from parhelion.coordinator.relay import LEFT, End, Order, Relay
+from parhelion.coordinator.request import Request
 from parhelion.coordinator.route import Need
-from parhelion.coordinator.session import Session
+from parhelion.coordinator.runner import Runner
 from parhelion.coordinator.settle import Settler
 from parhelion.identity import Entropy
 from parhelion.models import Catalogue, Model, Vocabulary
@@ -41,10 +36,8 @@ from parhelion.words import (
     Grant,
     Hold,
     Job,
-    Placement,
     Problem,
     ProblemCode,
-    Quote,
     kin,
 )
 
@@ -82,7 +75,7 @@ class Service:
         clock: Clock,
         entropy: Entropy,
         resume_wait_s: float,
-        named: Callable[[], Iterable[Named]],
+        names: Collection[Names],
         affinity: Affinity,
     ) -> None:
         self._catalogue = catalogue
@@ -96,11 +89,18 @@ class Service:
         self._metrics = metrics
         self._clock = clock
         self._entropy = entropy
-        self._resume_wait_s = resume_wait_s
-        self._named = named
-        self._affinity = affinity
+        self._names = names
         self._lengths = Lengths()
         self._poison = Poison(clock)
+        self._runner = Runner(
+            registry=registry,
+            places=places,
+            clock=clock,
+            affinity=affinity,
+            lengths=self._lengths,
+            poison=self._poison,
+            resume_wait_s=resume_wait_s,
+        )
         # Nodes see that two jobs share a scope, never whose they are.
         self._scope_key = entropy(SCOPE_KEY_BYTES)
         self.live: dict[asyncio.Task[None], Relay | None] = {}
@@ -133,7 +133,7 @@ class Service:
             choice=choice,
             expected_tokens=self._lengths.expected(model.card.digest, offer.max_tokens),
         )
-        shunned = self._run_by(accused)
+        shunned = self._registry.run_by(accused)
         if shunned and not self._places.refusal(need) and self._places.refusal(need, shunned):
             raise poisonous(None)
         refusal = refusal or self._places.refusal(need)
@@ -150,7 +150,7 @@ class Service:
     def _choose(self, ask: Ask) -> tuple[Choice | None, Problem | None]:
         """The nodes that the client wants; or why there are none such, for after its admission."""
         try:
-            return (choose(ask.provider, self._named()) if ask.provider else None), None
+            return (choose(ask.provider, self._names) if ask.provider else None), None
         except Problem as problem:
             return None, problem
 
@@ -204,7 +204,7 @@ class Service:
             end = await self._run(relay, request)
             await self._close(relay, request, taken.hold, end)
         except Exception as error:
-            log.exception("request not settled", extra=_who(relay))
+            log.exception("request not settled", extra=relay.who)
             relay.end(_internal(error))
             request.refuse(_internal(error))
         finally:
@@ -213,131 +213,14 @@ class Service:
 
     async def _run(self, relay: Relay, request: Request) -> End:
         try:
-            return await self.relay(relay, request)
+            return await self._runner.relay(relay, request)
         except Problem as problem:
             return LEFT if relay.left else End("lost", relay.interruption or problem)
         except Exception as error:
             # A fault of ours ends this answer; its hold is settled like any other's.
-            log.exception("request failed", extra=_who(relay))
+            log.exception("request failed", extra=relay.who)
             relay.interrupt(_internal(error))
             return End("lost", _internal(error))
-
-    async def relay(self, relay: Relay, request: Request) -> End:
-        """Run attempts until one delivers; what a node lost, another takes up where it stood."""
-        course = Course(shunned=set(request.shunned))
-        number = 0
-        while True:
-            number += 1
-            try:
-                node = await self.place(relay, request.need, course)
-            except Problem as refusal:
-                raise course.fault or refusal from refusal
-            fault = await self._attempt(relay, request, node, number, course.alone)
-            if fault is None:
-                return _cut_by(relay)
-            was_alone = bool(relay.attempts) and relay.attempts[-1].alone
-            goes_on = course.goes_on(fault, node.peer, was_alone)
-            if course.poison:
-                course.fault = self._suspect(relay, request)
-            if relay.left or not goes_on:
-                return End("lost", course.fault or fault)
-            if not relay.ids:
-                # The prefill that was lost is ours to pay, also if the client leaves now.
-                relay.prefilled = False
-            log.warning(
-                "job goes on elsewhere",
-                extra={
-                    **_who(relay),
-                    "node": node.peer,
-                    "ids": len(relay.ids),
-                    "cause": str(fault),
-                },
-            )
-
-    async def place(self, relay: Relay, need: Need, course: Course) -> Node:
-        """A node with a slot reserved for this request, or Problem; the client may leave."""
-        order = relay.order
-        wait_s = order.started_s + order.ask.deadline_s - self._clock.monotonic_s()
-        if relay.ids:
-            # Its answer has begun, so its deadline was met; now the client waits for the rest.
-            wait_s = self._resume_wait_s
-            need = need.resumed(len(relay.ids))
-        accusers = self._run_by(one.node.operator for one in _claims(relay))
-        without = course.shunned
-        if course.alone:
-            need = replace(need, alone=True)
-            wait_s = max(wait_s, ALONE_WAIT_S)
-        elif accusers and self._places.refusal(need, without | accusers) is None:
-            # Cleared elsewhere: those who said that it crashes them have been proven wrong.
-            without = without | accusers
-        _check_still_wanted(relay)
-        job = relay.job
-        ids = (*job.prompt_ids, *relay.ids) if relay.ids else job.prompt_ids
-        held = self._affinity.cached(job.cache_scope, job.digest, ids)
-        ticket = self._places.place(
-            replace(need, cached=held) if held else need,
-            line_of(order.grant.account, order.address),
-            wait_s,
-            without=without,
-            rather_without=course.avoided,
-            begun=bool(relay.ids),
-            last_resort=accusers,
-            arrival=course.arrival,
-        )
-        course.arrival = ticket.arrival
-        relay.leave_queue = partial(self._places.leave, ticket)
-        try:
-            node = await ticket.got
-        finally:
-            relay.leave_queue = None
-        try:
-            _check_still_wanted(relay)
-        except Problem:
-            self._places.free(node, need)
-            raise
-        relay.expected_cached = held.get(node.peer, 0)
-        return node
-
-    def _suspect(self, relay: Relay, request: Request) -> Problem:
-        """Its second crash, alone, at somebody's word; what its client is told."""
-        need, chosen = request.need, request.need.choice is not None
-        account = relay.order.grant.account if chosen else None
-        return self._poison.add(need.digest, request.offer.prompt_ids, _claims(relay), account)
-
-    def _run_by(self, operators: Iterable[str]) -> frozenset[str]:
-        """The nodes of these operators that are here."""
-        some = frozenset(operators)
-        if not some:
-            return some
-        return frozenset(node.peer for node in self._registry.nodes() if node.operator in some)
-
-    async def _attempt(
-        self, relay: Relay, request: Request, node: Node, number: int, alone: bool
-    ) -> Problem | None:
-        need = replace(request.need, alone=True) if alone else request.need
-        free = partial(self._places.free, node, need)
-        session = self._registry.member(node.peer)
-        if not isinstance(session, Session) or session.node is not node or session.ended:
-            free()
-            return Problem(ProblemCode.NODE_LOST, "the node left before the job was sent")
-        job = relay.job
-        if number > 1:
-            job = msgspec.structs.replace(job, attempt=number, output_ids=tuple(relay.ids))
-        placement = Placement(
-            job=job.job, attempt=number, pipeline=(node.peer,), kv_tokens=need.kv_tokens
-        )
-        clear = partial(self._places.clear, node, job.digest) if alone else None
-        attempt = Attempt(relay, job, placement, session, free, clear)
-        relay.attempts.append(attempt)
-        attempt.open()
-        request.open(relay)
-        fault = await attempt.over
-        if fault is None and attempt.began:
-            ids = (*job.prompt_ids, *relay.ids)
-            kv_tokens = node.rooms[job.digest].kv_tokens
-            self._affinity.note(node.peer, job.cache_scope, job.digest, ids, kv_tokens)
-            self._lengths.note(job.digest, len(relay.ids))
-        return fault
 
     async def _close(self, relay: Relay, request: Request, hold: Hold, end: End) -> None:
         relay.settling = True
@@ -348,7 +231,7 @@ class Service:
             "request %s",
             end.kind,
             extra={
-                **_who(relay),
+                **relay.who,
                 "node": relay.attempts[-1].placement.pipeline[-1] if relay.attempts else None,
                 "prompt_tokens": len(relay.order.quote.prompt_ids),
                 "output_ids": relay.meter.accepted,
@@ -394,60 +277,6 @@ class Service:
             log.error("request task failed", exc_info=error)
 
 
-class Request:
-    """An ask on its way to its first node; `opened` resolves when the caller may go on."""
-
-    __slots__ = (
-        "ask",
-        "credentials",
-        "left",
-        "need",
-        "offer",
-        "opened",
-        "relay",
-        "shunned",
-        "started_s",
-        "vocabulary",
-    )
-
-    def __init__(
-        self,
-        ask: Ask,
-        credentials: Credentials,
-        offer: Quote,
-        need: Need,
-        vocabulary: Vocabulary,
-        started_s: float,
-        shunned: frozenset[str],
-    ) -> None:
-        self.ask = ask
-        self.credentials = credentials
-        self.offer = offer
-        self.need = need
-        self.vocabulary = vocabulary
-        self.started_s = started_s
-        self.shunned = shunned
-        self.relay: Relay | None = None
-        self.left = False
-        self.opened: asyncio.Future[Relay | Replay] = asyncio.get_running_loop().create_future()
-
-    def open(self, way: Relay | Replay) -> None:
-        """The caller may go on."""
-        if not self.opened.done():
-            self.opened.set_result(way)
-
-    def refuse(self, error: Exception) -> None:
-        """The caller gets the error, unless it went on or left already."""
-        if not self.opened.done():
-            self.opened.set_exception(error)
-
-    def leave(self) -> None:
-        """The client left before its job was open."""
-        self.left = True
-        if self.relay is not None:
-            self.relay.disconnect()
-
-
 def draining() -> Problem:
     """What a coordinator that stops says to whoever still asks."""
     return Problem(
@@ -458,35 +287,5 @@ def draining() -> Problem:
     )
 
 
-def _cut_by(relay: Relay) -> End:
-    """Who cut the answer: the meter, we, or the client."""
-    if relay.meter.finish is not None:
-        return FINISHED
-    if relay.interruption is not None:
-        return End("lost", relay.interruption)
-    return LEFT
-
-
-def _claims(relay: Relay) -> list[Claim]:
-    """What nodes said of crashes under this request, in order."""
-    return [one.claim for one in relay.attempts if one.claim is not None]
-
-
-def _check_still_wanted(relay: Relay) -> None:
-    if relay.interruption is not None:
-        raise relay.interruption
-    if relay.left:
-        raise Problem(ProblemCode.CANCELLED, "the client left")
-
-
 def _internal(error: Exception) -> Problem:
     return Problem(ProblemCode.INTERNAL, f"a fault of ours: {type(error).__name__}")
-
-
-def _who(relay: Relay) -> dict[str, str | None]:
-    grant = relay.order.grant
-    return {
-        "request": relay.order.ask.request,
-        "account": grant.account,
-        "hold": relay.hold.id if relay.hold else None,
-    }

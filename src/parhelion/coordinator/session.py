@@ -37,6 +37,9 @@ ENGINE_READY = "ready"
 FAULT_LIMIT_CHARS = 200
 """Of what a node says is wrong: a sentence."""
 
+AttemptKey = tuple[str, int]
+"""(job, attempt), as frames carry it."""
+
 Outgoing = Open | Cut | Drain | Standing
 
 
@@ -47,8 +50,6 @@ class Misbehaved(Exception):
 class Worker(Protocol):
     """An attempt at a job as the session sees it."""
 
-    @property
-    def number(self) -> int: ...
     @property
     def mark(self) -> Mark | None: ...
     @property
@@ -64,13 +65,16 @@ class Worker(Protocol):
 
 
 class Session:
-    """A registered node's session; `attempts` are its running jobs by job id."""
+    """A registered node's session; `attempts` are those that it still has to end or to sign.
+
+    By job and number: a second attempt at a job may begin before the first one here is signed.
+    """
 
     def __init__(
         self, carrier: Carrier[FromNode], node: Node, registry: Registry, clock: Clock
     ) -> None:
         self.node = node
-        self.attempts: dict[str, Worker] = {}
+        self.attempts: dict[AttemptKey, Worker] = {}
         self.dropped = 0
         self._carrier = carrier
         self._registry = registry
@@ -118,13 +122,14 @@ class Session:
         who = {"node": self.node.peer, "code": str(code)}
         log.log(level, "node session ended: %s", message, extra=who)
         self.node.state, self.node.reason = "gone", message
-        self._registry.leave(self)
         problem = Problem(
             ProblemCode.NODE_LOST, f"the node serving this was lost: {message}", retry_after_s=1
         )
         attempts, self.attempts = self.attempts, {}
         for attempt in attempts.values():
             attempt.lost(problem)
+        # After them, so that the last view of it says what it lost.
+        self._registry.leave(self)
 
     def send_away(self, reason: str, deadline_s: float) -> None:
         """Ask the node to finish and leave; who has not left soon after the deadline is sent off.
@@ -207,9 +212,8 @@ class Session:
             self._hear_rest(message)
 
     def _step(self, step: Step, now_s: float) -> None:
-        attempt = self.attempts.get(step.job)
-        if attempt is None or attempt.number != step.attempt:
-            self.dropped += 1
+        attempt = self._attempt(step.job, step.attempt)
+        if attempt is None:
             _mind(self._manners.idle_step(now_s))
             return
         before = attempt.mark
@@ -228,8 +232,8 @@ class Session:
                 faults = engine_faults(message, self.node.card)
                 for digest, room in self.node.rooms.items():
                     if digest not in faults and room.engine_fault is not None:
-                        # Back from a fault of its own: what stood still then is over too.
-                        room.recover()
+                        # Back from a fault of its own: it need not wait to show that it works.
+                        room.repair(self.node.heard_s)
                     room.engine_fault = faults.get(digest)
                 self._registry.refresh(self.node, self.node.heard_s)
             case Signed(segment=segment):
@@ -249,11 +253,9 @@ class Session:
                 raise Misbehaved(f"{type(message).__name__} is not expected here")
 
     def _attempt(self, job: str, number: int) -> Worker | None:
-        attempt = self.attempts.get(job)
-        if attempt is not None and attempt.number == number:
-            return attempt
-        self.dropped += 1
-        return None
+        attempt = self.attempts.get((job, number))
+        self.dropped += attempt is None
+        return attempt
 
 
 def _mind(fault: str | None) -> None:

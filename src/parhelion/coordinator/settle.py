@@ -173,7 +173,8 @@ class Settler:
             output_ids=meter.accepted,
             finish_reason=bill.reason,
             route="fallback" if any(one.fallback for one in delivering(relay.attempts)) else "pool",
-            migrations=max(0, len(segments) - 1),
+            # Also where a node delivered nothing: its client waited for the next one.
+            migrations=max(0, len(relay.attempts) - 1),
             rate=grant.rate,
             already_billed=None if first_run else meter.completion_tokens - meter.billable_tokens,
             cost_micro=str(bill.cost_micro),

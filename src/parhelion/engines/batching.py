@@ -17,7 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from parhelion.engines.cells import FreedAtOnce, KeptInOrder, Sequences
-from parhelion.engines.host_messages import Cancel, Failed, FromHost, Made, Run, Score, Scored
+from parhelion.engines.host_messages import (
+    Cancel,
+    Failed,
+    FromHost,
+    Made,
+    Ping,
+    Pong,
+    Run,
+    Score,
+    Scored,
+    ToHost,
+)
 from parhelion.engines.memory import KvMemory
 from parhelion.engines.plan import PaceMeter, Prefill, prefill_budget, share_prefill
 from parhelion.engines.work import SCORE_WINDOW_ROWS, Generation, Scoring, Work
@@ -52,6 +63,10 @@ class Decoder(Sequences, Protocol):
 
     def logits(self, rows: int) -> NDArray[np.float32]:
         """The wanted rows, in order, until the next decode."""
+        ...
+
+    def settle(self) -> None:
+        """Return when the device has done all that it was given."""
         ...
 
 
@@ -105,7 +120,7 @@ class Loop:
         self._running: list[Work] = []
         self.meter = PaceMeter()
 
-    def run(self, inbox: queue.Queue[Run | Cancel | Score]) -> None:
+    def run(self, inbox: queue.Queue[ToHost]) -> None:
         """Serve for ever; the host's reader ends the process."""
         while True:
             try:
@@ -125,12 +140,16 @@ class Loop:
 
     # --- messages -----------------------------------------------------------------------------
 
-    def tell(self, message: Run | Cancel | Score) -> None:
+    def tell(self, message: ToHost) -> None:
         """Take one message from the parent."""
         if isinstance(message, Run):
             self._accept_job(message.job)
         elif isinstance(message, Cancel):
             self._cancel((message.job, message.attempt))
+        elif isinstance(message, Ping):
+            # A device that is lost or held says so here, where nobody's job is at stake.
+            self._decoder.settle()
+            self._emit(Pong())
         else:
             self._accept_score(message)
 

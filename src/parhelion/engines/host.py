@@ -11,6 +11,7 @@ import queue
 import sys
 import threading
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import psutil
 from parhelion.config import EngineConfig
 from parhelion.engines import llama
 from parhelion.engines.batching import Limits, Loop
-from parhelion.engines.host_messages import Cancel, FromHost, Ready, Run, Score, ToHost
+from parhelion.engines.host_messages import FromHost, Ready, ToHost
 from parhelion.engines.protocol import EngineCard
 from parhelion.engines.prove import findings
 from parhelion.engines.share import kv_tokens
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> None:
     path, digest, settings = arguments
     pipe = claim_pipe()
     config = msgspec.json.decode(settings, type=EngineConfig)
-    inbox: queue.Queue[Run | Cancel | Score] = queue.Queue(INBOX_LENGTH)
+    inbox: queue.Queue[ToHost] = queue.Queue(INBOX_LENGTH)
     # First of all, so that a parent that dies during a long load is noticed too.
     threading.Thread(target=_read, args=(pipe, inbox), daemon=True, name="reader").start()
     llama.start_backend()
@@ -87,16 +88,22 @@ def main(arguments: list[str]) -> None:
         _end()
 
 
-def _read(pipe: Pipe, inbox: queue.Queue[Run | Cancel | Score]) -> None:
+def _read(pipe: Pipe, inbox: queue.Queue[ToHost]) -> None:
     decoder = msgspec.msgpack.Decoder(ToHost)
-    while (body := pipe.read()) is not None:
-        inbox.put(decoder.decode(body))
+    try:
+        while (body := pipe.read()) is not None:
+            inbox.put(decoder.decode(body))
+    except (msgspec.MsgspecError, ValueError, OSError):
+        # A host that no longer hears its parent is of no use, and must not look alive.
+        traceback.print_exc()
+        _end(1)
     _end()
 
 
-def _end() -> None:
+def _end(status: int = 0) -> None:
     # The loop may be inside a long decode: nothing of it is worth waiting for.
-    os._exit(0)
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _limits(model: llama.Model, digest: str, config: EngineConfig) -> Limits:

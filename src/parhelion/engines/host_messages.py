@@ -38,6 +38,10 @@ class Score(Told, frozen=True, kw_only=True, tag="score"):
     seed: int
 
 
+class Ping(Told, frozen=True, kw_only=True, tag="ping"):
+    """Say that you live; asked of a host without work, answered between two steps."""
+
+
 # --- host to parent ---------------------------------------------------------------------------
 
 
@@ -71,5 +75,9 @@ class Scored(Told, frozen=True, kw_only=True, tag="scored"):
     message: str = ""
 
 
-ToHost = Run | Cancel | Score
-FromHost = Ready | Made | Failed | Scored
+class Pong(Told, frozen=True, kw_only=True, tag="pong"):
+    """The answer to a Ping: the loop runs, and its device has done all that it was given."""
+
+
+ToHost = Run | Cancel | Score | Ping
+FromHost = Ready | Made | Failed | Scored | Pong

@@ -195,6 +195,10 @@ class Context:
         block: Any = (ctypes.c_float * (rows * self._n_vocab)).from_address(address)
         return np.frombuffer(block, np.float32).reshape(rows, self._n_vocab)
 
+    def settle(self) -> None:
+        """Wait for the device; of one that has failed llama.cpp ends the process."""
+        lib.llama_synchronize(self.handle)
+
     def drop(self, seq: int) -> None:
         """Forget a whole sequence."""
         if not lib.llama_memory_seq_rm(self._memory, seq, -1, -1):

@@ -20,13 +20,16 @@ from parhelion.engines.host_messages import (
     Failed,
     FromHost,
     Made,
+    Ping,
+    Pong,
     Run,
     Score,
     Scored,
+    ToHost,
 )
 from parhelion.engines.protocol import EngineCard, EngineEvent, Mismatch
 from parhelion.engines.steps import Inbox, Liveness
-from parhelion.hosts import Child, ChildGone, backoff_s
+from parhelion.hosts import Child, ChildGone, Pulse, backoff_s
 from parhelion.words import Job, Problem, ProblemCode, SamplerParams, Step
 
 LOAD_DEADLINE_S = 600.0
@@ -69,6 +72,7 @@ class EngineHost:
         self._scores: dict[int, asyncio.Future[tuple[Mismatch, ...]]] = {}
         self._tickets = itertools.count(1)
         self._liveness = Liveness()
+        self._pulse = Pulse()
         self._last_words = ""
         self._hung = ""
         self._failures = 0
@@ -117,9 +121,9 @@ class EngineHost:
         if key in self._inboxes:
             raise Problem(ProblemCode.CONFLICT, "this attempt is already running")
         inbox = self._inboxes[key] = Inbox(job.max_tokens - len(job.output_ids))
-        self._send(Run(job=job))
         finished = False
         try:
+            self._ask(Run(job=job))
             while not finished:
                 step = await inbox.next()
                 finished = step.finish is not None
@@ -148,7 +152,7 @@ class EngineHost:
         answer: asyncio.Future[tuple[Mismatch, ...]] = asyncio.get_running_loop().create_future()
         self._scores[ticket] = answer
         try:
-            self._send(
+            self._ask(
                 Score(
                     ticket=ticket,
                     prompt_ids=tuple(prompt_ids),
@@ -171,8 +175,8 @@ class EngineHost:
         """End the host; jobs in flight fail with ENGINE_FAILED."""
         if self._keeper is not None:
             self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+            # Not awaited by itself: however it ends, the child is ended too.
+            await asyncio.wait([self._keeper])
         if self._child is not None:
             await self._child.stop()
 
@@ -181,6 +185,7 @@ class EngineHost:
     def _on_frame(self, body: bytes) -> None:
         message = self._decoder.decode(body)
         self._liveness.heard(time.monotonic())
+        self._pulse.heard()
         if isinstance(message, Made):
             for step in message.steps:
                 inbox = self._inboxes.get((step.job, step.attempt))
@@ -192,7 +197,7 @@ class EngineHost:
                 inbox.fail(Problem(ProblemCode(message.code), message.message))
         elif isinstance(message, Scored):
             self._on_scored(message)
-        else:
+        elif not isinstance(message, Pong):
             self._card = message.card
             self._ready.set()
 
@@ -206,20 +211,22 @@ class EngineHost:
             answer.set_result(message.mismatches)
 
     def _on_exit(self, gone: ChildGone) -> None:
-        self._ready.clear()
         self._last_words = gone.last_words.splitlines()[-1] if gone.last_words else ""
-        problem = Problem(
-            # Killed for standing still is no crash: nothing says that a job brought it about.
-            ProblemCode.ENGINE_FAILED if self._hung else ProblemCode.ENGINE_CRASHED,
-            f"the engine host ended with {gone.returncode}",
-            hint="the node restarts it; `parhelion doctor` tests the build",
-        )
+        # Killed for standing still is no crash: nothing says that a job brought it about.
+        code = ProblemCode.ENGINE_FAILED if self._hung else ProblemCode.ENGINE_CRASHED
+        self._fail_all(code, f"the engine host ended with {gone.returncode}")
+        self._gone.set()
+
+    def _fail_all(self, code: ProblemCode, message: str) -> None:
+        """Whoever waits for this host is told; whoever comes now waits for the next one."""
+        self._ready.clear()
+        hint = "the node restarts it; `parhelion doctor` tests the build"
+        problem = Problem(code, message, hint=hint)
         for inbox in self._inboxes.values():
             inbox.fail(problem)
         for answer in self._scores.values():
             if not answer.done():
                 answer.set_exception(problem)
-        self._gone.set()
 
     # --- keeping it alive ---------------------------------------------------------------------
 
@@ -241,6 +248,8 @@ class EngineHost:
                 wait.cancel()
         if not self._ready.is_set():
             self._child.kill()
+            # It tells of its end in seconds, come what may; told later, it would be the next one's.
+            await self._gone.wait()
             raise Problem(
                 ProblemCode.ENGINE_FAILED,
                 f"the engine host did not start: {self._last_words or 'it said nothing'}",
@@ -270,24 +279,42 @@ class EngineHost:
                 reason = f"it cannot be started: {error}"
 
     async def _watch(self) -> str:
-        """Until the host has ended; one that is silent while it has work is killed."""
+        """Until the host has ended; one that is silent while it owes something is killed."""
         self._hung = ""
         while not self._gone.is_set():
-            busy = bool(self._inboxes or any(not one.done() for one in self._scores.values()))
-            silent_s = self._liveness.look(time.monotonic(), busy)
-            if silent_s > self._liveness.limit_s() and not self._hung and self._child is not None:
-                self._hung = f"no progress for {silent_s:.1f} s"
-                self._tell("hung", self._hung)
-                self._child.kill()
+            self._look(time.monotonic())
             with contextlib.suppress(TimeoutError):
                 # Not wait_for: before Python 3.12 it swallows a cancellation that comes together
                 # with the event, and a keeper that cannot be cancelled keeps for ever.
                 async with asyncio.timeout(WATCH_S):
                     await self._gone.wait()
-        self._liveness = Liveness()
+        self._liveness, self._pulse = Liveness(), Pulse()
         if not self._hung:
             self._tell("crashed", self._last_words or "the host process ended")
         return self._hung or "the host process ended"
+
+    def _look(self, now_s: float) -> None:
+        """Ask an idle host for a sign of life; end one that stands still, at work or idle."""
+        if self._hung:
+            return
+        busy = bool(self._inboxes or any(not one.done() for one in self._scores.values()))
+        limit_s = self._liveness.limit_s()
+        silent_s = self._liveness.look(now_s, busy)
+        # A job whose reader left may keep it busy for one more of its usual steps.
+        need = self._pulse.look(now_s, not busy, limit_s)
+        if silent_s > limit_s:
+            self._end_hung(f"no progress for {silent_s:.1f} s")
+        elif need == "dead":
+            self._end_hung(f"idle, and no sign of life for {self._pulse.silent_s:.1f} s")
+        elif need == "ask":
+            self._send(Ping())
+
+    def _end_hung(self, reason: str) -> None:
+        self._hung = reason
+        self._tell("hung", reason)
+        self._fail_all(ProblemCode.ENGINE_FAILED, f"the engine host was ended: {reason}")
+        if self._child is not None:
+            self._child.kill()
 
     def _tell(self, kind: str, reason: str) -> None:
         log.warning("engine %s", kind, extra={"reason": reason, "pid": self.pid})
@@ -295,11 +322,24 @@ class EngineHost:
 
     async def _await_ready(self) -> None:
         try:
-            await asyncio.wait_for(self._ready.wait(), READY_WAIT_S)
+            async with asyncio.timeout(READY_WAIT_S):
+                # It may have ended again by the time that a waiter is woken.
+                while not self._ready.is_set():
+                    await self._ready.wait()
         except TimeoutError:
             raise Problem(ProblemCode.ENGINE_FAILED, "the engine is restarting") from None
 
-    def _send(self, message: Run | Cancel | Score) -> None:
+    def _ask(self, message: Run | Score) -> None:
+        """Send what is answered; Problem when the host has just died, and nobody would."""
+        assert self._child is not None
+        try:
+            self._child.send(msgspec.msgpack.encode(message))
+        except ChildGone as gone:
+            # No crash of this job's: the host has never seen it.
+            code = ProblemCode.ENGINE_FAILED
+            raise Problem(code, f"the engine host had ended with {gone.returncode}") from gone
+
+    def _send(self, message: ToHost) -> None:
         assert self._child is not None
         # Of a host that has just died, its exit tells everyone who waits.
         with contextlib.suppress(ChildGone):

@@ -14,6 +14,9 @@ LENGTH_BYTES = 4
 FRAME_LIMIT_BYTES = 64 * 1024 * 1024
 """A vocabulary of 256k pieces is 4 MB; nothing honest comes near this."""
 
+TOLD_WAIT_S = 2.0
+"""What it takes to tell of a child that has exited: a second for its last words, and room."""
+
 STDERR_KEPT_LINES = 50
 """Enough of a dead child's last words to name the cause, bounded."""
 
@@ -21,13 +24,20 @@ STDERR_LINE_LIMIT_BYTES = 64 * 1024
 """A native library may print a long line; past this the reader drops it rather than fail."""
 
 KILLED_WAIT_S = 5.0
-"""A killed process is gone in milliseconds; its reader tells within a second of that."""
+"""A killed process is gone in milliseconds, unless a driver holds it in the kernel: then nobody
+waits for it any longer, and it is said to be gone all the same."""
+
+EXIT_WAIT_S = 5.0
+"""What a child that has closed its pipe gets to end by itself."""
 
 log = logging.getLogger("parhelion.hosts")
 
 
 class ChildGone(Exception):
-    """The child process ended; `returncode` is negative for a signal, `last_words` its stderr."""
+    """The child process ended; `returncode` is negative for a signal, `last_words` its stderr.
+
+    `returncode` None: it was killed, and the machine does not let go of it.
+    """
 
     def __init__(self, name: str, returncode: int | None, last_words: str) -> None:
         super().__init__(f"{name} ended with {returncode}")
@@ -39,7 +49,7 @@ class Child:
     """One running child process of ours (`python -m MODULE ...`) that speaks frames.
 
     `on_frame(body)` is called in the event loop for every frame, in order. `on_exit(gone)` is
-    called once, after the last frame. Neither may block.
+    called once, after the last frame, at most KILLED_WAIT_S after a `kill`. Neither may block.
     """
 
     def __init__(self, name: str, process: asyncio.subprocess.Process) -> None:
@@ -48,6 +58,7 @@ class Child:
         self._process = process
         self._stderr: deque[str] = deque(maxlen=STDERR_KEPT_LINES)
         self._tasks: list[asyncio.Task[None]] = []
+        self._hearing: asyncio.Task[None] | None = None
         self._unsent: list[bytes] = []
         self._loop = asyncio.get_running_loop()
         self.ended = asyncio.Event()
@@ -82,10 +93,12 @@ class Child:
             start_new_session=os.name == "posix",
         )
         child = cls(name, process)
-        child._tasks = [
-            asyncio.create_task(child._read_stderr(), name=f"{name}-stderr"),
-            asyncio.create_task(child._read_frames(on_frame, on_exit), name=f"{name}-frames"),
-        ]
+        stderr = asyncio.create_task(child._read_stderr(), name=f"{name}-stderr")
+        child._hearing = asyncio.create_task(child._hear(on_frame), name=f"{name}-frames")
+        ending = asyncio.create_task(
+            child._tell_of_the_end(child._hearing, stderr, on_exit), name=f"{name}-end"
+        )
+        child._tasks = [stderr, child._hearing, ending]  # The one that tells of the end is last.
         return child
 
     def send(self, body: bytes) -> None:
@@ -108,15 +121,18 @@ class Child:
         if self._process.stdin is not None:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
-        if not await self._has_ended(grace_s):
+        if not await self._has_exited(grace_s):
             self.kill()
-            # Bounded: where the loop is ending, the reader that would tell is cancelled already.
-            await self._has_ended(KILLED_WAIT_S)
+            await self._has_exited(KILLED_WAIT_S)
+        # Over already where the loop is ending, and its tasks were cancelled first.
+        await asyncio.wait(self._tasks[-1:], timeout=TOLD_WAIT_S)
 
     def kill(self) -> None:
-        """End the child at once; on_exit follows."""
+        """End the child at once; on_exit follows, also where the machine does not let go of it."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+        if self._hearing is not None:
+            self._loop.call_later(KILLED_WAIT_S, self._hearing.cancel)
 
     def _flush(self) -> None:
         """Write what waits; of a child that has ended meanwhile `on_exit` tells."""
@@ -125,19 +141,23 @@ class Child:
         if unsent and stdin is not None and not stdin.is_closing():
             stdin.write(b"".join(unsent))
 
-    async def _has_ended(self, wait_s: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await self.ended.wait()
-        return self.ended.is_set()
-
-    async def _read_frames(
-        self, on_frame: Callable[[bytes], None], on_exit: Callable[[ChildGone], None]
+    async def _tell_of_the_end(
+        self,
+        hearing: asyncio.Task[None],
+        stderr: asyncio.Task[None],
+        on_exit: Callable[[ChildGone], None],
     ) -> None:
         try:
-            await self._hear(on_frame)
-            await self._process.wait()
-            await asyncio.wait([self._tasks[0]], timeout=1.0)
+            await asyncio.wait([hearing])
+            told = {"child": self.name, "pid": self.pid}
+            # Cancelled: it was killed long ago.
+            if not hearing.cancelled() and not await self._has_exited(EXIT_WAIT_S):
+                log.warning("it closed its pipe and did not end", extra=told)
+                self.kill()
+                await self._has_exited(KILLED_WAIT_S)
+            if self._process.returncode is None:
+                log.error("it was killed and does not end: a driver holds it", extra=told)
+            await asyncio.wait([stderr], timeout=1.0)
         except asyncio.CancelledError:
             # The loop is ending: nobody reads any more, and nobody may wait for this child.
             self.kill()
@@ -145,6 +165,12 @@ class Child:
         finally:
             self.ended.set()
         on_exit(self._gone())
+
+    async def _has_exited(self, wait_s: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._process.wait()
+        return self._process.returncode is not None
 
     async def _hear(self, on_frame: Callable[[bytes], None]) -> None:
         stdout = self._process.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 from parhelion.identity.access import Mode, NodeAccess, Whence, banned_words
 from parhelion.identity.accounts import Accounts
 from parhelion.identity.certificate import Certificate, pinned, read_certificate
+from parhelion.identity.decisions import DECIDED, Decided, Decision
 from parhelion.identity.drains import DRAIN_DEADLINE_S, DRAIN_LIMIT_S, REASON_LIMIT_CHARS
 from parhelion.identity.invites import Invites
 from parhelion.identity.keys import Keys, KeyView, is_ours
@@ -25,12 +26,15 @@ from parhelion.identity.succession import Succession, succeed
 from parhelion.identity.tables import MIGRATIONS
 
 __all__ = [
+    "DECIDED",
     "DRAIN_DEADLINE_S",
     "DRAIN_LIMIT_S",
     "MIGRATIONS",
     "REASON_LIMIT_CHARS",
     "Accounts",
     "Certificate",
+    "Decided",
+    "Decision",
     "Entropy",
     "Invites",
     "KeyView",

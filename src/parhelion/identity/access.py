@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, TypeVar
+from dataclasses import dataclass
+from typing import Literal
 
+from parhelion.identity.decisions import Decided, Decision, decisions
 from parhelion.identity.drains import REASON_LIMIT_CHARS, Drains
 from parhelion.identity.invites import Invites, spent_problem
 from parhelion.identity.peers import public_of
 from parhelion.identity.succession import Succession, check
 from parhelion.store import Refused, Statement, Store
 from parhelion.words import Clock, Problem, ProblemCode
-
-T = TypeVar("T")
 
 Mode = Literal["open", "near", "invite", "list"]
 State = Literal["admitted", "allowed", "banned", "succeeded"]
@@ -47,6 +47,14 @@ WHERE state IN ('admitted', 'allowed')
 """
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Standing:
+    """What was decided of one peer; no two are the same, whatever they say."""
+
+    state: State
+    reason: str = ""
+
+
 class NodeAccess:
     """Answers whether a peer may join now; what it decides is durable before it counts.
 
@@ -65,8 +73,9 @@ class NodeAccess:
         self._invites = invites
         self._mode = mode
         self._listed = frozenset(allowed)
-        self._states: dict[str, State] = {}
-        self._reasons: dict[str, str] = {}
+        self._written: dict[str, Standing] = {}
+        self._banning: dict[str, Standing] = {}
+        """Bans whose row is on its way: they count at once."""
         self.drains = Drains(store, clock)
         for peer in self._listed:
             public_of(peer)
@@ -74,8 +83,9 @@ class NodeAccess:
     async def load(self) -> None:
         """Read what was decided before; once, before the first node."""
         rows = await self._store.read("SELECT peer, state, reason FROM node_access")
-        self._states = {str(peer): _state(state) for peer, state, _ in rows}
-        self._reasons = {str(peer): str(why) for peer, state, why in rows if state == "banned"}
+        self._written = {
+            str(peer): Standing(_state(state), str(reason)) for peer, state, reason in rows
+        }
         await self.drains.load()
 
     async def admit(self, peer: str, invite: str | None, whence: Whence = "far") -> None:
@@ -99,7 +109,7 @@ class NodeAccess:
         """The invite that must open to this peer, None when it may join without; or Problem."""
         public_of(peer)
         self.refuse_now(peer)
-        state = self._states.get(peer)
+        state = self._state_of(peer)
         if self._mode == "open" or state == "allowed" or peer in self._listed:
             return None
         if self._mode == "near" and whence == "near":
@@ -125,10 +135,12 @@ class NodeAccess:
 
     def refuse_ended(self, peer: str) -> None:
         """Problem LINK_REFUSED when the peer's time is over."""
-        state = self._states.get(peer)
-        if state == "banned":
-            raise _refused(banned_words(self._reasons.get(peer, "")), BANNED_HINT)
-        if state == "succeeded":
+        now = self._standing(peer)
+        if now is None:
+            return
+        if now.state == "banned":
+            raise _refused(banned_words(now.reason), BANNED_HINT)
+        if now.state == "succeeded":
             raise _refused("this node's key was succeeded by another", "use the new key")
 
     async def ban(self, peer: str, reason: str) -> None:
@@ -146,7 +158,7 @@ class NodeAccess:
         self.refuse_ended(old)
         self.refuse_ended(new)
         inherited: State = "allowed" if self._may_always(old) else "admitted"
-        if inherited == "admitted" and self._states.get(old) != "admitted":
+        if inherited == "admitted" and self._state_of(old) != "admitted":
             raise _refused("the old key was never admitted here", "join with the new key")
         unit = [
             Statement("access.end", _END, (old, new, now_ms), rows=1),
@@ -156,13 +168,27 @@ class NodeAccess:
             await self._store.commit(unit)
         except Refused as refused:
             raise _refused("one of the two keys was banned or succeeded", "") from refused
-        self._states[old] = "succeeded"
-        # A ban of the new key that is on its way stands in memory already: it stays.
-        if self._states.get(new, "admitted") == "admitted":
-            self._states[new] = inherited
+        self._written[old] = Standing("succeeded")
+        known = self._written.get(new)
+        if known is None or known.state == "admitted":
+            self._written[new] = Standing(inherited)
+
+    async def decisions(self, state: Decided | None) -> tuple[tuple[Decision, ...], bool]:
+        """What holds of peers, the latest first, and whether there is more than is told."""
+        return await decisions(self._store, self._listed, state)
+
+    def _standing(self, peer: str) -> Standing | None:
+        written = self._written.get(peer)
+        if written is not None and written.state == "succeeded":
+            return written
+        return self._banning.get(peer) or written
+
+    def _state_of(self, peer: str) -> State | None:
+        now = self._standing(peer)
+        return None if now is None else now.state
 
     def _may_always(self, peer: str) -> bool:
-        return self._states.get(peer) == "allowed" or peer in self._listed
+        return self._state_of(peer) == "allowed" or peer in self._listed
 
     async def _redeem(self, peer: str, invite: str) -> None:
         now_ms = self._clock.now_ms()
@@ -175,46 +201,36 @@ class NodeAccess:
         except Refused as refused:
             if refused.name == "invite.spend":
                 raise spent_problem() from refused
-            raise _refused(banned_words(self._reasons.get(peer, "")), BANNED_HINT) from refused
-        # A ban that was committed after ours is in memory already: it stays.
-        self._states.setdefault(peer, "admitted")
+            now = self._standing(peer)
+            why = "" if now is None else now.reason
+            raise _refused(banned_words(why), BANNED_HINT) from refused
+        self._written.setdefault(peer, Standing("admitted"))
 
     async def _decide(self, peer: str, state: State, reason: str) -> None:
         public_of(peer)
         said = reason[:REASON_LIMIT_CHARS]
         row = (peer, state, said, self._clock.now_ms())
-        before, reason_before = self._states.get(peer), self._reasons.get(peer)
-        if state == "banned" and before != "succeeded":
-            # At once: refused in memory while the row is on its way.
-            self._states[peer], self._reasons[peer] = state, said
+        now = Standing(state, said)
+        if state == "banned":
+            self._banning[peer] = now
         try:
             await self._store.commit([Statement("access.decide", _DECIDE, row, rows=1)])
+            # Commits end in their order, so the later of two commands has the last word here too.
+            self._written[peer] = now
         except Refused as refused:
             raise Problem(
                 ProblemCode.CONFLICT,
                 "this key was succeeded by another",
                 hint="decide about the new key",
             ) from refused
-        except Problem:
-            # The file does not say so, and memory must not say more than the file.
-            _put_back(self._states, peer, before)
-            _put_back(self._reasons, peer, reason_before)
-            raise
-        self._states[peer] = state
-        if state != "banned":
-            self._reasons.pop(peer, None)
+        finally:
+            if self._banning.get(peer) is now:
+                del self._banning[peer]
 
 
 def banned_words(reason: str) -> str:
     """What a banned node is told; `reason` is its owner's, and may be empty."""
     return "this node was banned by the pool's owner" + (f": {reason}" if reason else "")
-
-
-def _put_back(kept: dict[str, T], peer: str, before: T | None) -> None:
-    if before is None:
-        kept.pop(peer, None)
-    else:
-        kept[peer] = before
 
 
 def _state(value: object) -> State:

@@ -21,23 +21,36 @@ ON CONFLICT(peer) DO UPDATE SET reason = excluded.reason, at_ms = excluded.at_ms
 _UNDRAIN = "DELETE FROM node_drains WHERE peer = ?"
 
 
+class Drain:
+    """A word that somebody said once: no two are the same, whatever they say."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
 class Drains:
-    """Who is drained and why; a drain is no judgement, so access and invites stay as they are."""
+    """Who is drained and why; a drain is no judgement, so access and invites stay as they are.
+
+    A drain counts at once, while its row is on its way; else memory says what the file does.
+    """
 
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._reasons: dict[str, str] = {}
+        self._written: dict[str, Drain] = {}
+        self._coming: dict[str, Drain] = {}
 
     async def load(self) -> None:
         """Read what was decided before; once, before the first node."""
         rows = await self._store.read("SELECT peer, reason FROM node_drains")
-        self._reasons = {str(peer): str(reason) for peer, reason in rows}
+        self._written = {str(peer): Drain(str(reason)) for peer, reason in rows}
 
     def reason(self, peer: str) -> str | None:
         """Why the peer is drained, as it is told; None when it is not."""
-        said = self._reasons.get(peer)
-        return None if said is None else _words(said)
+        said = self._coming.get(peer) or self._written.get(peer)
+        return None if said is None else _words(said.reason)
 
     def refuse(self, peer: str) -> None:
         """Problem DRAINING when the peer is drained: it may come back, so it goes on asking."""
@@ -55,25 +68,22 @@ class Drains:
         At once, while the row is on its way: a node that finishes early must not come back first.
         """
         public_of(peer)
-        said, before = reason[:REASON_LIMIT_CHARS], self._reasons.get(peer)
-        self._reasons[peer] = said
-        row = (peer, said, self._clock.now_ms())
+        said = self._coming[peer] = Drain(reason[:REASON_LIMIT_CHARS])
+        row = (peer, said.reason, self._clock.now_ms())
         try:
             await self._store.commit([Statement("drains.drain", _DRAIN, row, rows=1)])
-        except Problem:
-            # The file does not say so, and memory must not say more than the file.
-            if before is None:
-                self._reasons.pop(peer, None)
-            else:
-                self._reasons[peer] = before
-            raise
-        return _words(said)
+            # Commits end in their order, so the later of two commands has the last word here too.
+            self._written[peer] = said
+        finally:
+            if self._coming.get(peer) is said:
+                del self._coming[peer]
+        return _words(said.reason)
 
     async def undrain(self, peer: str) -> None:
         """Let the peer come back; nothing happens when it was not drained."""
         public_of(peer)
         await self._store.commit([Statement("drains.undrain", _UNDRAIN, (peer,))])
-        self._reasons.pop(peer, None)
+        self._written.pop(peer, None)
 
 
 def _words(said: str) -> str:

@@ -79,16 +79,22 @@ class AiohttpSocket:
 
 
 async def connect(
-    address: Address, key: NodeKey, *, deadline_s: float = CONNECT_DEADLINE_S
+    address: Address,
+    key: NodeKey,
+    *,
+    deadline_s: float = CONNECT_DEADLINE_S,
+    source: str | None = None,
 ) -> Carrier[FromCoordinator]:
     """A carrier to the coordinator at `address`, which has proven its key.
+
+    `source` is the address of this machine to dial from; None: the system chooses.
 
     Problem LINK_BROKEN for what may pass (nobody listens, time-out), LINK_REFUSED for what does
     not (another key, another version, no coordinator there).
     """
     try:
         async with asyncio.timeout(deadline_s):
-            socket = await _dial(address)
+            socket = await _dial(address, source)
             try:
                 return await _shake_hands(socket, address, key)
             except BaseException as error:
@@ -120,12 +126,12 @@ async def _shake_hands(
     return carry_from_coordinator(socket, handshake.seal, handshake.peer)
 
 
-async def _dial(address: Address) -> AiohttpSocket:
+async def _dial(address: Address, source: str | None) -> AiohttpSocket:
     try:
         proxy = proxy_for(address.url)
     except ProxyFailed as error:
         raise _dial_problem(address, error) from error
-    session, more = _route(address, proxy)
+    session, more = _route(address, proxy, source)
     try:
         ws = await session.ws_connect(
             address.dial_url,
@@ -147,19 +153,23 @@ async def _dial(address: Address) -> AiohttpSocket:
         raise
 
 
-def _route(address: Address, proxy: Proxy | None) -> tuple[aiohttp.ClientSession, dict[str, Any]]:
+def _route(
+    address: Address, proxy: Proxy | None, source: str | None
+) -> tuple[aiohttp.ClientSession, dict[str, Any]]:
     """A session that takes the proxy where there is one, and what `ws_connect` must know of it."""
-    tunnel = None
+    way: aiohttp.BaseConnector | None = None
+    if source is not None:
+        way = aiohttp.TCPConnector(local_addr=(source, 0))
     more: dict[str, Any] = {}
     if address.certificate is not None:
         more["ssl"] = pinned(address.certificate)
     if proxy is not None and address.url.startswith("https:"):
         more |= {"proxy": proxy.url, "proxy_headers": proxy.headers}
     elif proxy is not None:
-        tunnel = Tunnel(proxy)
+        way = Tunnel(proxy)
     # No trust_env: it would also send what ~/.netrc says of the host.
     timeout = aiohttp.ClientTimeout(total=None)
-    return aiohttp.ClientSession(connector=tunnel, timeout=timeout), more
+    return aiohttp.ClientSession(connector=way, timeout=timeout), more
 
 
 def _dial_problem(address: Address, error: Exception) -> Problem:

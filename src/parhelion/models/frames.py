@@ -30,6 +30,14 @@ class PiecesFrame(msgspec.Struct, frozen=True, array_like=True, tag=2):
     path: str
 
 
+class PingFrame(msgspec.Struct, frozen=True, array_like=True, tag=7):
+    """Say that you live; asked of a host that has nothing to do."""
+
+
+class PongFrame(msgspec.Struct, frozen=True, array_like=True, tag=8):
+    """The answer to a PingFrame."""
+
+
 class ReadyFrame(msgspec.Struct, frozen=True, array_like=True, tag=3):
     """The host has imported its library and reads."""
 
@@ -62,4 +70,9 @@ class RefusedFrame(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 Question = PrepareFrame | PiecesFrame
-Answer = ReadyFrame | IdsFrame | VocabularyFrame | RefusedFrame
+Heard = Question | PingFrame
+"""All that the host hears."""
+
+Answer = IdsFrame | VocabularyFrame | RefusedFrame
+Told = Answer | ReadyFrame | PongFrame
+"""All that the host tells."""

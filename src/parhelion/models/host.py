@@ -18,8 +18,11 @@ from parhelion.hosts import claim_pipe
 from parhelion.models.frames import (
     MODELS_LOADED,
     Answer,
+    Heard,
     IdsFrame,
     PiecesFrame,
+    PingFrame,
+    PongFrame,
     PrepareFrame,
     Question,
     ReadyFrame,
@@ -131,12 +134,15 @@ def main() -> None:
     pipe = claim_pipe()
     _limit_resources()
     llama.llama_log_set(_log, ctypes.c_void_p(0))
-    decoder = msgspec.msgpack.Decoder(Question)
+    decoder = msgspec.msgpack.Decoder(Heard)
     encoder = msgspec.msgpack.Encoder()
     desk = Desk()
     pipe.write(encoder.encode(ReadyFrame()))
     while (body := pipe.read()) is not None:
-        pipe.write(encoder.encode(desk.answer(decoder.decode(body))))
+        heard = decoder.decode(body)
+        pipe.write(
+            encoder.encode(PongFrame() if isinstance(heard, PingFrame) else desk.answer(heard))
+        )
 
 
 if __name__ == "__main__":

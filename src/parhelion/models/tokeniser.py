@@ -3,6 +3,7 @@
 The host works strictly in order, so at a crash the oldest unanswered request that it was sent is
 the suspect. It is tried once more, behind all others that wait; at its second crash it alone gets a
 400, and so does the same text for an hour, unasked. Everybody else only waits for the restart.
+A host that stood still before it looked at a question is nobody's fault: a ping tells.
 
 What the host has not been sent waits here, and `turns` says whose it is: a large prompt takes 50 ms
 and more, and many of one account's must not stand before another's small one.
@@ -11,7 +12,9 @@ and more, and many of one account's must not stand before another's small one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +22,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from parhelion.hosts import Child, ChildGone, backoff_s
+from parhelion.hosts import PING_EVERY_S, Child, ChildGone, Pulse, backoff_s
 from parhelion.models import limits
 from parhelion.models.catalogue import Model
 from parhelion.models.convicts import Convicts
@@ -28,10 +31,13 @@ from parhelion.models.frames import (
     Answer,
     IdsFrame,
     PiecesFrame,
+    PingFrame,
+    PongFrame,
     PrepareFrame,
     Question,
     ReadyFrame,
     RefusedFrame,
+    Told,
     VocabularyFrame,
 )
 from parhelion.models.turns import Turns, busy
@@ -52,6 +58,14 @@ START_LIMIT_S = 30.0
 
 AHEAD_LIMIT_BYTES = 32 * 1024
 """What the host is sent at once: small prompts keep it busy, a large one goes alone."""
+
+QUIET_S = 0.25
+"""Not heard for so long, a host without work is asked for a sign of life before its next question:
+it says whose silence follows. Under load nothing is asked."""
+
+LATE_S = 1.0
+"""A look that comes later than this was held up itself: what the host said meanwhile waits to be
+read, and the time was not the question's."""
 
 CRASHES_PER_REQUEST = 2
 """The first may be bad luck (someone killed the host), the second is the request."""
@@ -91,13 +105,18 @@ class TokeniserHost:
         self._sent_bytes = 0
         self._head_since_s = 0.0
         self._watch: asyncio.TimerHandle | None = None
+        self._pulse = Pulse()
+        self._beat: asyncio.TimerHandle | None = None
+        self._heard_s = 0.0
         self._too_slow = False
+        self._stood_still = False
         self._warm: set[str] = set()
         self._first_start: asyncio.Future[None] | None = None
         self._restart: asyncio.Task[None] | None = None
         self._vocabularies: dict[str, Vocabulary] = {}
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(Answer)
+        self._decoder = msgspec.msgpack.Decoder(Told)
+        self._ping = self._encoder.encode(PingFrame())
         self._questions = msgspec.msgpack.Decoder(Question)
         self._convicts = Convicts(time.monotonic)
 
@@ -115,7 +134,8 @@ class TokeniserHost:
         self._first_start = asyncio.get_running_loop().create_future()
         try:
             await self._launch()
-            await asyncio.wait_for(self._first_start, START_LIMIT_S)
+            async with asyncio.timeout(START_LIMIT_S):
+                await self._first_start
         except (OSError, TimeoutError) as error:
             await self.stop()
             raise _not_started(str(error) or "it took too long") from error
@@ -136,9 +156,7 @@ class TokeniserHost:
         if self._restart is not None:
             self._restart.cancel()
             await asyncio.wait([self._restart])
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        self._stop_timers()
         for number in tuple(self._waiting):
             self._refuse(number, Problem(ProblemCode.DRAINING, "the tokeniser is stopping"))
         if self._child is not None:
@@ -227,51 +245,94 @@ class TokeniserHost:
                 continue
             if self._sent and self._sent_bytes + len(waiting.body) > AHEAD_LIMIT_BYTES:
                 return
+            now_s = asyncio.get_running_loop().time()
             try:
+                if not self._sent and now_s - self._heard_s > QUIET_S and self._pulse.ask():
+                    self._child.send(self._ping)
                 self._child.send(waiting.body)
             except ChildGone:
                 return  # Its exit is on the way here, and sends everything again.
             self._turns.next()
             if not self._sent:
-                self._head_since_s = asyncio.get_running_loop().time()
+                self._head_since_s = now_s
             self._sent[number] = waiting
             self._sent_bytes += len(waiting.body)
         if self._watch is None and self._sent:
             self._watch_head(asyncio.get_running_loop())
 
-    def _watch_head(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _watch_head(self, loop: asyncio.AbstractEventLoop, due_s: float = math.inf) -> None:
         """Look again when the oldest question's time is up; no timer while nothing waits."""
         self._watch = None
         head = next(iter(self._sent.values()), None)
         if head is None or self._child is None:
             return
+        late_s = loop.time() - due_s
+        if self._pulse.owes:
+            # The host has not come to it yet: whether it lives is the pulse's to judge.
+            self._head_since_s = loop.time()
+        elif late_s > LATE_S:
+            self._head_since_s += late_s + LATE_S
         certainly_loaded = head.digest in self._warm and len(self._warm) <= MODELS_LOADED
         limit_s = WORK_LIMIT_S + (0.0 if certainly_loaded else LOAD_LIMIT_S)
-        left_s = self._head_since_s + limit_s - loop.time()
-        if left_s > 0:
-            self._watch = loop.call_later(left_s, self._watch_head, loop)
+        due_s = self._head_since_s + limit_s
+        if due_s > loop.time():
+            self._watch = loop.call_at(due_s, self._watch_head, loop, due_s)
             return
         self._too_slow = True
         self._child.kill()
 
+    def _take_pulse(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Ask a host without work whether it lives; one that does not answer is ended."""
+        self._beat = loop.call_later(PING_EVERY_S, self._take_pulse, loop)
+        need = self._pulse.look(loop.time(), not self._sent)
+        if need == "fine" or self._child is None:
+            return
+        if need == "dead":
+            silent_s = self._pulse.silent_s
+            log.warning("tokeniser host stands still", extra={"silent_s": round(silent_s, 1)})
+            self._stood_still = True
+            self._child.kill()
+            return
+        with contextlib.suppress(ChildGone):  # Its exit is on the way here.
+            self._child.send(self._ping)
+
+    def _stop_timers(self) -> None:
+        for timer in (self._watch, self._beat):
+            if timer is not None:
+                timer.cancel()
+        self._watch = self._beat = None
+
     def _on_frame(self, body: bytes) -> None:
         answer = self._decoder.decode(body)
-        self._head_since_s = asyncio.get_running_loop().time()
+        self._heard_s = self._head_since_s = asyncio.get_running_loop().time()
+        self._pulse.heard()
         if isinstance(answer, ReadyFrame):
             self._on_ready()
             return
+        if isinstance(answer, PongFrame):
+            return
         self._failures = 0
         waiting = self._take(answer.number)
+        if waiting is not None and not isinstance(answer, RefusedFrame):
+            self._note_warm(waiting.digest)
         self._send_next()
-        if waiting is None:
-            return
-        if not isinstance(answer, RefusedFrame):
-            self._warm.add(waiting.digest)
-        if not waiting.answer.done():
+        if waiting is not None and not waiting.answer.done():
             waiting.answer.set_result(answer)
+
+    def _note_warm(self, digest: str) -> None:
+        if digest not in self._warm:
+            self._warm.add(digest)
+            if self._watch is not None:
+                # Its time was that of a load: what follows is given less.
+                self._watch.cancel()
+                self._watch = None
 
     def _on_ready(self) -> None:
         self._ready.set()
+        self._stop_timers()
+        loop = asyncio.get_running_loop()
+        self._pulse = Pulse(loop.time())
+        self._beat = loop.call_later(PING_EVERY_S, self._take_pulse, loop)
         if self._first_start is not None and not self._first_start.done():
             self._first_start.set_result(None)
         self._send_next()
@@ -295,9 +356,7 @@ class TokeniserHost:
         self._child = None
         self._warm.clear()
         self._failures += 1
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        self._stop_timers()
         if self._stopped:
             return
         if self._first_start is not None and not self._first_start.done():
@@ -316,8 +375,9 @@ class TokeniserHost:
 
     def _blame_oldest(self) -> None:
         too_slow, self._too_slow = self._too_slow, False
+        stood_still, self._stood_still = self._stood_still, False
         number = next(iter(self._sent), None)
-        if number is None:
+        if number is None or stood_still:
             return
         suspect = self._sent[number]
         suspect.crashes += 1
@@ -362,6 +422,9 @@ class TokeniserHost:
             # Without this an abort starts a debugger on the dying process first.
             env={"GGML_NO_BACKTRACE": "1"},
         )
+        # Until it is ready nothing else judges it: one that never says so must not be waited for.
+        loop = asyncio.get_running_loop()
+        self._beat = loop.call_later(START_LIMIT_S, self._child.kill)
 
 
 def _not_started(why: str) -> Problem:

@@ -176,7 +176,9 @@ class Agent:
             elif self._joining is not None:
                 self._joining.reschedule(asyncio.get_running_loop().time())
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ended.wait(), deadline_s + GOODBYE_S)
+            # Not wait_for: before Python 3.12 it can swallow a cancellation.
+            async with asyncio.timeout(deadline_s + GOODBYE_S):
+                await self._ended.wait()
 
     def on_engine(self, event: EngineEvent, digest: str) -> None:
         """A model's engine crashed, hangs, restarts or is ready again; it is told at once."""

@@ -31,6 +31,14 @@ if TYPE_CHECKING:
 ENDED_KEPT = 64
 """Ended jobs that a late Cut can still name (a stop string found in the last ids)."""
 
+ENDED_KEPT_S = 10.0
+"""A coordinator waits two seconds for a signature; 64 prompts of 128k ids, kept for ever, would be
+300 MB."""
+
+SIGNED_AT_ONCE = 2
+"""Signatures under way, a slot: of each live job at a drain, and of one that ended a moment ago.
+A coordinator that asks for more gets none of those: each may be a tenth of a second of hashing."""
+
 INLINE_IDS = 2048
 """Hashing takes about a microsecond an id: more than this goes to a thread."""
 
@@ -54,6 +62,7 @@ class Work:
     started_at_ms: int
     ids: list[int] = field(default_factory=list)
     ended_at_ms: int | None = None
+    is_seated: bool = False
     task: asyncio.Task[None] | None = None
 
     @property
@@ -80,6 +89,7 @@ class Jobs:
         self._ended: OrderedDict[tuple[str, int], Work] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._signing = 0
+        self._signing_limit = SIGNED_AT_ONCE * sum(card.slots for card in self._cards.values())
         self._idle = asyncio.Event()
         self._idle.set()
         self._refuses: str | None = None
@@ -133,7 +143,9 @@ class Jobs:
 
     async def finished(self) -> None:
         """Return when no job is live and every signature is out."""
-        await self._idle.wait()
+        # The last job's end comes before its signature: a long one takes a while longer.
+        while self._live or self._signing:
+            await self._idle.wait()
 
     def since_last_end_s(self) -> float:
         """How long ago a job ended here; infinite where none has."""
@@ -167,6 +179,7 @@ class Jobs:
         digest = work.job.digest
         try:
             async with self._seats[digest]:
+                work.is_seated = True
                 if work.ended_at_ms is None:
                     await self._generate(self._engines[digest], work)
         except Problem as problem:
@@ -216,8 +229,13 @@ class Jobs:
             return
         self._engines[work.job.digest].cancel(*work.key)
         self._end(work)
-        if work.task is not None:
+        if work.task is None:
+            return
+        if work.is_seated:
             asyncio.get_running_loop().call_later(WIND_DOWN_S, work.task.cancel)
+        else:
+            # Nothing winds down, and a coordinator that opens and cuts could heap them up.
+            work.task.cancel()
 
     def _end(self, work: Work) -> None:
         # A wall clock may be set back; a segment never ends before it starts.
@@ -225,6 +243,7 @@ class Jobs:
         self._last_end_s = self._clock.monotonic_s()
         del self._live[work.key]
         self._ended[work.key] = work
+        asyncio.get_running_loop().call_later(ENDED_KEPT_S, self._ended.pop, work.key, None)
         if len(self._ended) > ENDED_KEPT:
             self._ended.popitem(last=False)
         self._note_idle()
@@ -247,15 +266,21 @@ class Jobs:
             self._sign(work, len(work.ids))
 
     def _sign(self, work: Work, to: int) -> None:
-        self._signing += 1
-        self._idle.clear()
         if len(work.job.prompt_ids) + to <= INLINE_IDS:
             self._say_signed(self._signed(work, to))
+        elif self._signing >= self._signing_limit:
+            log.warning("too many signatures at once", extra={"job": work.job.job})
         else:
+            self._signing += 1
+            self._idle.clear()
             self._start(self._sign_apart(work, to))
 
     async def _sign_apart(self, work: Work, to: int) -> None:
-        self._say_signed(await asyncio.to_thread(self._signed, work, to))
+        try:
+            self._say_signed(await asyncio.to_thread(self._signed, work, to))
+        finally:
+            self._signing -= 1
+            self._note_idle()
 
     def _signed(self, work: Work, to: int) -> Signed | None:
         try:
@@ -275,10 +300,8 @@ class Jobs:
             return None
 
     def _say_signed(self, signed: Signed | None) -> None:
-        self._signing -= 1
         if signed is not None:
             self._outbox.say(signed)
-        self._note_idle()
 
     def _note_idle(self) -> None:
         if not self._live and not self._signing:

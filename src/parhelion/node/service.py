@@ -195,7 +195,9 @@ def log_command(
     if is_mac:
         return ["tail", "-n", str(lines), *(["-F"] if follow else []), str(log_file(folder))]
     more = ["--follow"] if follow else []
-    return ["journalctl", "--user", "--unit", label, "--lines", str(lines), "--no-pager", *more]
+    # Not `--user --unit`: that reads a journal of the user's own, which root and system users have
+    # not, nor anybody where the journal is kept in memory.
+    return ["journalctl", "--user-unit", label, "--lines", str(lines), "--no-pager", *more]
 
 
 def systemd_version(text: str) -> int:

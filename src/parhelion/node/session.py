@@ -40,6 +40,10 @@ REGISTER_DEADLINE_S = 10.0
 SILENT_BEATS = 3
 """Heartbeats without an answer after which the coordinator is gone (6 s, as it judges us)."""
 
+BEAT_SHORTEST_S, BEAT_LONGEST_S = 0.02, 30.0
+"""The coordinator says how often to beat; whatever it says, a lost link is found, and no core is
+spent on beating."""
+
 LINGER_S = 0.5
 """A Cut for a job that just ended may be on its way; its signature is still owed."""
 
@@ -82,6 +86,11 @@ async def _answered(carrier: Carrier[FromCoordinator], message: Register | Knock
     raise await _break(carrier, ProblemCode.INVALID_REQUEST, cause)
 
 
+def pace_s(told_s: float) -> float:
+    """How often to beat, from what the coordinator says of it: any number, or none."""
+    return min(BEAT_LONGEST_S, max(BEAT_SHORTEST_S, told_s))  # In this order NaN is the shortest.
+
+
 class Session:
     """A welcomed node at work until either side ends it."""
 
@@ -98,7 +107,7 @@ class Session:
         on_standing: Callable[[Standing], None],
     ) -> None:
         self._carrier = carrier
-        self._heartbeat_s = welcome.heartbeat_s
+        self._heartbeat_s = pace_s(welcome.heartbeat_s)
         self._clock = clock
         self._engine_faults = engine_faults
         self._on_drain = on_drain

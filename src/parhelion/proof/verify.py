@@ -35,7 +35,9 @@ SEGMENTS_LIMIT = 64
 AMOUNT_LIMIT = 2**53
 """RFC 8785's largest safe number; amounts and counts on a receipt stay below."""
 
-FINISH_REASONS = frozenset({"stop", "length", *map(str, ProblemCode)})
+FINISHED = frozenset({"stop", "length"})
+
+FINISH_REASONS = FINISHED | frozenset(map(str, ProblemCode))
 """A whole answer ends for one of the first two; one that was cut names the problem."""
 
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -188,11 +190,25 @@ def _counts(body: Receipt) -> Check:
         return _failed("counts", f"{body.output_ids} output ids, at most {body.max_tokens} asked")
     if body.cached_tokens > body.prompt_tokens:
         return _failed("counts", "more cached tokens than prompt tokens")
-    if body.migrations != max(0, len(body.segments) - 1):
+    if not _migrated(body):
         return _failed("counts", f"{body.migrations} migrations, {len(body.segments)} segments")
     if (body.already_billed or 0) not in range(body.completion_tokens + 1):
         return _failed("counts", "more tokens already billed than delivered")
     return _ok("counts", f"{body.prompt_tokens} prompt + {body.completion_tokens} completion")
+
+
+def _migrated(body: Receipt) -> bool:
+    """Whether its segments are of as many migrations as it says.
+
+    Each is a further attempt, and one that delivered nothing has no segment. The attempt that
+    finished the answer was the last one.
+    """
+    if not body.segments:
+        return body.migrations == 0
+    most = AMOUNT_LIMIT
+    if body.finish_reason in FINISHED:
+        most = max(body.segments[-1].attempt, len(body.segments)) - 1
+    return len(body.segments) - 1 <= body.migrations <= most
 
 
 def _price(body: Receipt) -> Check:

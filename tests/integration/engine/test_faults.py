@@ -21,6 +21,10 @@ ENDLESS = SamplerParams(temperature=0.8, logit_bias=((0, -100.0), (2, -100.0)))
 PROMPT = tuple(range(1000, 1020))
 
 
+def nothing() -> None:
+    """Let it run."""
+
+
 async def ids_until(engine: EngineHost, job: Job, act: Callable[[], None], at: int) -> list[int]:
     ids: list[int] = []
     async for step in engine.generate(job):
@@ -65,6 +69,44 @@ async def test_a_hung_host_is_found_killed_and_replaced(mortal: Mortal, new_job:
     assert len(again) == 5
     assert engine.pid != first
     assert [event.kind for event in events] == ["ready", "hung", "restarting", "ready"]
+
+
+@pytest.mark.slow
+async def test_a_host_that_stands_still_while_idle_is_replaced_before_the_next_job(
+    mortal: Mortal, new_job: NewJob
+) -> None:
+    engine, events = mortal
+    assert len(await ids_until(engine, new_job(PROMPT, 5, params=ENDLESS), nothing, at=1)) == 5
+    first, stopped_s = engine.pid, time.monotonic()
+    os.kill(first, signal.SIGSTOP)
+    while [event.kind for event in events] != ["ready", "hung", "restarting", "ready"]:
+        await asyncio.sleep(0.02)
+        assert time.monotonic() - stopped_s < 20, events
+        if events[-1].kind == "hung":
+            assert 3.5 < time.monotonic() - stopped_s < 7.5
+    assert "idle" in events[1].reason and engine.pid != first
+    assert not psutil.pid_exists(first)
+    asked_s = time.monotonic()
+    assert len(await ids_until(engine, new_job(PROMPT, 5, params=ENDLESS), nothing, at=1)) == 5
+    assert time.monotonic() - asked_s < 2.0
+
+
+@pytest.mark.slow
+async def test_an_idle_host_that_was_held_up_for_a_moment_is_kept(
+    mortal: Mortal, new_job: NewJob
+) -> None:
+    engine, events = mortal
+    first = engine.pid
+    for _ in range(2):
+        os.kill(first, signal.SIGSTOP)
+        await asyncio.sleep(3.0)
+        os.kill(first, signal.SIGCONT)
+        await asyncio.sleep(0.5)
+    # And its parent's own loop, for longer than any silence that counts.
+    time.sleep(7.0)  # noqa: ASYNC251
+    await asyncio.sleep(1.0)
+    assert len(await ids_until(engine, new_job(PROMPT, 5, params=ENDLESS), nothing, at=1)) == 5
+    assert engine.pid == first and [event.kind for event in events] == ["ready"]
 
 
 async def test_a_reader_that_leaves_frees_its_slots_for_others(

@@ -113,6 +113,68 @@ async def test_a_host_killed_while_idle_is_back_for_the_next_request(
     assert await host.prepare(smollm2_model, chat("Hello"))
 
 
+@pytest.mark.slow
+async def test_a_host_that_stands_still_while_idle_is_back_before_the_next_request(
+    host: TokeniserHost, smollm2_model: Model
+) -> None:
+    first = host.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    stopped_s = time.monotonic()
+    while host.pid in (first, None):
+        await asyncio.sleep(0.05)
+        assert time.monotonic() - stopped_s < 10
+    await asyncio.sleep(1.0)
+    asked_s = time.monotonic()
+    assert await host.prepare(smollm2_model, chat("Hello"))
+    assert time.monotonic() - asked_s < 2.0
+
+
+@pytest.mark.slow
+async def test_a_request_at_a_host_that_stands_still_is_blamed_for_nothing(
+    host: TokeniserHost, smollm2_model: Model
+) -> None:
+    expected = await host.prepare(smollm2_model, chat("Hello"))
+    await asyncio.sleep(1.0)
+    assert host.pid is not None
+    os.kill(host.pid, signal.SIGSTOP)
+    asked_s = time.monotonic()
+    asked = asyncio.create_task(host.prepare(smollm2_model, chat("Hello")))
+    await asyncio.sleep(0.1)
+    # It was at work in a crash before: one more of its own would be its last.
+    next(iter(host._sent.values())).crashes = 1
+    assert await asked == expected
+    assert time.monotonic() - asked_s < 10
+
+
+async def test_a_warm_model_gets_the_time_of_its_work_also_right_after_its_load(
+    host: TokeniserHost, smollm2_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await host.prepare(smollm2_model, chat("Hello"))
+    monkeypatch.setattr(tokeniser, "WORK_LIMIT_S", 0.2)
+    monkeypatch.setattr(tokeniser, "QUIET_S", 60.0)  # In the midst of work nobody is asked.
+    assert host.pid is not None
+    os.kill(host.pid, signal.SIGSTOP)
+    asked_s = time.monotonic()
+    assert await code(host, smollm2_model, chat("Hello")) is ProblemCode.TOKENISER_FAILED
+    assert time.monotonic() - asked_s < 3.0
+
+
+async def test_a_request_is_not_blamed_for_a_time_in_which_we_were_away(
+    host: TokeniserHost, smollm2_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = await host.prepare(smollm2_model, chat("Hello"))
+    monkeypatch.setattr(tokeniser, "WORK_LIMIT_S", 0.2)
+    pid = host.pid
+    asked = asyncio.create_task(host.prepare(smollm2_model, chat("Hello")))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    time.sleep(1.5)  # noqa: ASYNC251
+    assert await asked == expected
+    await asyncio.sleep(0.2)
+    assert host.pid == pid, "its answer lay in the pipe"
+
+
 async def test_a_prompt_of_a_megabyte_is_refused_at_once(
     host: TokeniserHost, smollm2_model: Model
 ) -> None:

@@ -252,6 +252,12 @@ class Coordinator:
     def send_away(self, peer: str, reason: str, deadline_s: float) -> None:
         self.sent_away.append((peer, reason, deadline_s))
 
+    def name_of(self, peer: str) -> str:
+        return identity.node_name(peer)
+
+    def is_here(self, peer: str) -> bool:
+        return False
+
     def health(self) -> Health:
         status: Any = self.status
         return Health(status=status, model=MODEL, nodes=1, need=1, local=True)

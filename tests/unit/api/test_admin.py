@@ -17,6 +17,7 @@ ROUTES = [
     ("POST", "/v1/models"),
     ("DELETE", "/v1/models/Acme/Small-1"),
     ("POST", "/v1/invites"),
+    ("GET", "/v1/nodes/access"),
     ("POST", "/v1/nodes/12D3KooWx/ban"),
     ("POST", "/v1/nodes/12D3KooWx/drain"),
     ("POST", "/v1/nodes/12D3KooWx/undrain"),
@@ -220,6 +221,37 @@ async def test_a_drained_node_is_sent_away_and_waits_until_it_is_undrained(
     await pool.access.admit(peer, None)
     again = await pool.call("POST", f"/v1/nodes/{peer}/undrain", {}, key=ADMIN)
     assert again.status == 200, "twice is once"
+
+
+async def test_what_was_decided_of_nodes_that_are_away_is_listed_with_why_and_when(
+    pool: Any, tmp_path: Path
+) -> None:
+    from parhelion.identity import NodeKey, node_name
+
+    bad, good, both = (NodeKey.load_or_create(tmp_path / name).peer for name in "abc")
+    await pool.call("POST", f"/v1/nodes/{bad}/ban", {"reason": "lies"}, key=ADMIN)
+    began_ms = pool.clock.now_ms()
+    pool.clock.ahead_s += 60
+    for peer in (good, both):
+        await pool.call("POST", f"/v1/nodes/{peer}/allow", {}, key=ADMIN)
+    pool.clock.ahead_s += 60
+    await pool.call("POST", f"/v1/nodes/{both}/drain", {"reason": "new fan"}, key=ADMIN)
+    told = (await pool.call("GET", "/v1/nodes/access", key=ADMIN)).json
+    assert (told["object"], told["has_more"]) == ("list", False)
+    seen = [(one["state"], one["peer"], one["reason"]) for one in told["data"]]
+    allowed = [("allowed", peer, "admin") for peer in sorted((good, both))]
+    assert seen == [("drained", both, "new fan"), *allowed, ("banned", bad, "lies")]
+    assert told["data"][-1] == {
+        "peer": bad, "name": node_name(bad), "state": "banned", "reason": "lies",
+        "at_ms": began_ms, "next": None, "here": False,
+    }  # fmt: skip
+    banned = (await pool.call("GET", "/v1/nodes/access?state=banned", key=ADMIN)).json
+    assert [one["peer"] for one in banned["data"]] == [bad]
+    await pool.call("POST", f"/v1/nodes/{both}/undrain", {}, key=ADMIN)
+    drained = (await pool.call("GET", "/v1/nodes/access?state=drained", key=ADMIN)).json
+    assert drained["data"] == []
+    wrong = await pool.call("GET", "/v1/nodes/access?state=odd", key=ADMIN)
+    assert (wrong.status, wrong.error["param"]) == (400, "state")
 
 
 async def test_a_key_is_succeeded_by_the_one_that_it_signed_for_and_its_session_ends(

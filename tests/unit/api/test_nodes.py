@@ -131,7 +131,8 @@ async def test_of_a_large_pool_no_write_is_larger_than_a_piece(pool: Any) -> Non
 def test_pieces_make_one_event_on_one_line(pool: Any, nodes: int) -> None:
     (here,) = pool.coordinator.nodes()
     many = tuple(msgspec.structs.replace(here, peer=str(number)) for number in range(nodes))
-    event = NodesEvent(7, "e-7", whole=False, nodes=many, removed=("gone",))
+    written = tuple(msgspec.json.encode(node) for node in many)
+    event = NodesEvent(7, "e-7", whole=False, nodes=written, removed=("gone",))
     pieces = list(framed(event))
     assert len(pieces) == max(1, -(-nodes // PIECE_NODES))
     body = NodesChange(type="change", nodes=many, removed=("gone",))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import msgspec
 import pytest
 
 from parhelion.bootstrap import local_node
-from parhelion.bootstrap.local_node import LocalNode, NodeOrder
+from parhelion.bootstrap.local_node import LocalNode, NodeOrder, NodeWord
 from parhelion.config import Config
-from parhelion.hosts import ChildGone
+from parhelion.hosts import PING_EVERY_S, ChildGone
 
 
 class Obedient:
@@ -17,12 +19,14 @@ class Obedient:
 
     def __init__(self, sent: list[bytes]) -> None:
         self.ended = asyncio.Event()
+        self.killed = False
         self._sent = sent
 
     def send(self, body: bytes) -> None:
         self._sent.append(body)
 
     def kill(self) -> None:
+        self.killed = True
         self.ended.set()
 
     async def stop(self, grace_s: float) -> None:
@@ -63,3 +67,24 @@ async def test_a_node_that_cannot_be_started_is_tried_again(
     logged = [record for record in caplog.records if record.exc_info]
     assert len(logged) == 3
     await node.stop()
+
+
+def passes(node: LocalNode, child: Any, from_s: float, to_s: float, *, answers: bool) -> None:
+    now_s = from_s
+    while now_s < to_s:
+        before = len(child._sent)
+        node._look(child, now_s)
+        if answers and child._sent[before:] == [b""]:
+            node._hear(msgspec.json.encode(NodeWord()))
+        now_s += PING_EVERY_S
+
+
+async def test_a_node_that_stands_still_is_ended_but_never_while_it_loads() -> None:
+    node, child = LocalNode(NodeOrder(config=Config(), models=())), Obedient([])
+    passes(node, child, 0.0, 600.0, answers=False)
+    assert child._sent == [] and not child.killed, "it has not joined yet: it loads"
+    node._hear(msgspec.json.encode(NodeWord(joined="peer")))
+    passes(node, child, 600.0, 1200.0, answers=True)
+    assert len(child._sent) > 250 and not child.killed and node.peer == "peer"
+    passes(node, child, 1200.0, 1209.0, answers=False)
+    assert child.killed

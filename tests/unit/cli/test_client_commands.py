@@ -171,6 +171,7 @@ def test_nodes_are_invited_banned_drained_and_let_in_with_the_admin_key(
     words = ("--reason", "new fan", "--within", "5m", *api.options())
     assert parhelion("nodes", "drain", PEER, *words)[:2] == (0, f"drained {PEER}\n")
     assert parhelion("nodes", "drain", PEER, *api.options())[0] == 0
+    assert parhelion("nodes", "drain", PEER, "--within", "0s", *api.options())[0] == 0
     assert parhelion("nodes", "undrain", PEER, *api.options())[:2] == (0, f"undrained {PEER}\n")
     assert [(bearer, body) for _, bearer, body in api.asked] == [
         ("Bearer the-admin", {"uses": 2, "ttl_s": 86_400}),
@@ -178,8 +179,31 @@ def test_nodes_are_invited_banned_drained_and_let_in_with_the_admin_key(
         ("Bearer the-admin", {}),
         ("Bearer the-admin", {"reason": "new fan", "deadline_s": 300.0}),
         ("Bearer the-admin", {}),
+        ("Bearer the-admin", {"deadline_s": 0.0}),
         ("Bearer the-admin", {}),
     ]
+
+
+def test_nodes_that_were_banned_allowed_or_drained_are_listed_also_while_away(
+    parhelion: Run, api: Any
+) -> None:
+    banned = {"peer": PEER, "name": "red-fox", "state": "banned", "reason": "noisy",
+              "at_ms": 1_700_000_000_000, "next": None, "here": False}  # fmt: skip
+    listed = {**banned, "state": "allowed", "reason": "config", "at_ms": None, "here": True}
+    gone = {**banned, "state": "succeeded", "reason": "", "next": "12D3KooWnew"}
+    told = {"object": "list", "data": [banned, listed, gone], "has_more": True}
+    api.answers["GET /v1/nodes/access"] = (200, told)
+    code, out, err = parhelion("nodes", "access", *api.options())
+    assert code == 0 and "older ones are left out" in err
+    lines = out.splitlines()
+    assert lines[1].startswith("banned ") and "  no  " in lines[1] and "2023-11-1" in lines[1]
+    assert lines[1].endswith("noisy") and PEER in lines[1]
+    assert lines[2].split()[:3] == ["allowed", "-", "yes"]
+    assert "(followed by 12D3KooWnew)" in lines[3]
+    api.answers["GET /v1/nodes/access?state=drained"] = (200, {"data": [], "has_more": False})
+    code, out, err = parhelion("nodes", "access", "--state", "drained", *api.options())
+    assert (code, "nothing was decided" in err) == (0, True)
+    assert {bearer for _, bearer, _ in api.asked} == {"Bearer the-admin"}
 
 
 def test_a_node_is_named_as_it_is_shown_where_only_one_has_the_name(
@@ -462,6 +486,9 @@ def test_amounts_and_durations_are_exact() -> None:
     ]
     with pytest.raises(Problem):
         duration_ms("soon")
+    with pytest.raises(Problem):
+        duration_ms("0s")
+    assert duration_ms("0s", least_s=0) == 0
     assert [amount(n) for n in (0, 1, -1, 5680, 10_000_000)] == [
         "0",
         "0.000001",

@@ -53,8 +53,12 @@ async def nexts(reader: Reader) -> NodesEvent:
         return await anext(reader)
 
 
+def seen(event: NodesEvent) -> list[NodeView]:
+    return [msgspec.json.decode(node, type=NodeView) for node in event.nodes]
+
+
 def busy(event: NodesEvent) -> list[tuple[str, int | None]]:
-    return [(node.peer, node.slots_busy) for node in event.nodes]
+    return [(node.peer, node.slots_busy) for node in seen(event)]
 
 
 async def test_a_new_reader_gets_everything_and_then_only_what_changes() -> None:
@@ -130,7 +134,7 @@ async def test_the_record_is_bounded_in_nodes_too(monkeypatch: pytest.MonkeyPatc
         assert (await nexts(reader)).whole
 
 
-async def test_what_has_not_changed_is_shared_by_all_events() -> None:
+async def test_what_has_not_changed_is_shared_by_all_events_and_written_once() -> None:
     pool = Pool("a", "b")
     with pool.feed.follow(None) as early:
         first = await nexts(early)
@@ -138,6 +142,7 @@ async def test_what_has_not_changed_is_shared_by_all_events() -> None:
         await pool.change("b", slots_busy=1)
         with pool.feed.follow(None) as late:
             second = await nexts(late)
+            assert (await nexts(early)).nodes[0] is second.nodes[1]
     assert second.nodes[0] is first.nodes[0] and second.nodes[1] is not first.nodes[1]
 
 
@@ -241,9 +246,9 @@ def test_who_left_is_shown_for_a_while_and_known_for_longer() -> None:
     assert (gone.utilisation, gone.left_at_ms, gone.tokens_per_s) == (None, 1_000_000, 5.0)
     clock.s += SHOWN_S + 1
     assert not roster.shown()
-    assert [one.peer for one in roster.members()] == ["a"]
+    assert roster.names.by_id("a") == roster.names.by_id("node:a") == {"a"}
     roster.came("a")
-    assert not list(roster.members())
+    assert not roster.names.by_id("a")
 
 
 def test_a_refused_stranger_is_shown_by_its_key_alone_and_has_no_name_for_clients() -> None:
@@ -252,7 +257,7 @@ def test_a_refused_stranger_is_shown_by_its_key_alone_and_has_no_name_for_client
     (refused,) = roster.shown()
     assert (refused.state, refused.slots, refused.device) == ("refused", None, None)
     assert refused.reason == "this node was banned"
-    assert not list(roster.members())
+    assert not roster.names.by_id("12D3KooWx")
 
 
 def test_a_member_that_is_refused_is_one_entry() -> None:
@@ -260,7 +265,7 @@ def test_a_member_that_is_refused_is_one_entry() -> None:
     roster.left(view("a"), "banned")
     roster.refused("a", "banned")
     assert [(one.peer, one.state) for one in roster.shown()] == [("a", "refused")]
-    assert [one.peer for one in roster.members()] == ["a"]
+    assert roster.names.by_name("a") == {"a"}
 
 
 def test_strangers_do_not_fill_the_memory() -> None:
@@ -268,7 +273,9 @@ def test_strangers_do_not_fill_the_memory() -> None:
     for number in range(GONE_KEPT + 10):
         roster.left(view(f"m{number}"), "x")
         roster.refused(f"s{number}", "x")
-    assert len(list(roster.members())) == GONE_KEPT
+    known = [number for number in range(GONE_KEPT + 10) if roster.names.by_id(f"m{number}")]
+    assert known == list(range(10, GONE_KEPT + 10))
+    assert not roster.names.by_id("s9")
     assert len(roster.shown()) == GONE_KEPT + REFUSED_KEPT
 
 
@@ -278,19 +285,19 @@ def test_strangers_do_not_fill_the_memory() -> None:
 async def test_the_pool_tells_joining_work_and_leaving_with_the_reason(pool: Any) -> None:
     node = await pool.node(slots=1)
     with pool.coordinator.feed.follow(None) as reader:
-        (first,) = (await nexts(reader)).nodes
+        (first,) = seen(await nexts(reader))
         assert (first.peer, first.state, first.utilisation) == (node.peer, "ready", 0.0)
         assert (first.success_rate, first.tokens_per_s, first.first_id_s) == (None, None, None)
         _account, secret = await pool.user(1000)
         answer = await pool.serve(secret)
         node.beat()
-        (second,) = (await nexts(reader)).nodes
+        (second,) = seen(await nexts(reader))
         assert (second.state, second.utilisation) == ("busy", 1.0)
         node.finish(await node.job(), [pool.A] * 4)
         await pool.read(answer)
         node.die()
         while second.state != "gone":
-            (second,) = (await nexts(reader)).nodes
+            (second,) = seen(await nexts(reader))
         assert second.reason == "socket closed" and second.first_id_s is not None
     assert [one.state for one in pool.coordinator.known_nodes()] == ["gone"]
     assert not pool.coordinator.nodes()

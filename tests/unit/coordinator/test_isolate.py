@@ -344,3 +344,74 @@ async def test_one_operators_word_is_no_proof_however_often_it_is_given(pool: An
     with pytest.raises(Problem):
         poison.check(pool.DIGEST, BAD)
     assert claim.crash.excused
+
+
+# --- what happens between a place and its job ---------------------------------------------------
+
+
+async def crowded_suspect(pool: Any, begun: bool) -> tuple[Any, Any, Any]:
+    """A node with a running answer, and another answer that waits for that engine alone."""
+    node = await pool.node()
+    _account, secret = await pool.user(10_000)
+    running = await pool.serve(secret, max_tokens=20)
+    suspect = await pool.serve(secret, max_tokens=20)
+    if begun:
+        for number, answer in enumerate((running, suspect)):
+            node.step(await node.job(number), [pool.A])
+            await anext(answer)
+    node.signs = False
+    node.fail(await node.job(1), "engine_crashed")
+    async with asyncio.timeout(5):
+        while not node.said(Cut):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert len(node.said(Open)) == 2, "the other one makes room"
+    return node, running, suspect
+
+
+async def test_a_suspect_whose_node_leaves_before_its_job_is_sent_is_a_suspect_still(
+    closed_pool: Any,
+) -> None:
+    pool = closed_pool
+    await pool.open(resume_wait_s=5.0)
+    node, running, suspect = await crowded_suspect(pool, begun=True)
+    # In one breath: the slot that it waits for comes free, and the node is gone.
+    node.sign(node.jobs[kin("job", running.request)], 1)
+    node.die()
+    await asyncio.wait_for(node.task, 5)
+    assert len(node.said(Open)) == 2
+    second = await pool.node()
+    alone = await second.job()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert alone.job == kin("job", suspect.request)
+    assert len(second.said(Open)) == 1, "nobody is beside it, for all that was not sent"
+    second.script = pool.answering(pool.A)
+    second.finish(alone, [pool.A] * 19)
+    for answer in (running, suspect):
+        assert (await pool.read(answer))[1].usage.completion_tokens == 20
+    await pool.assert_settled()
+
+
+async def test_a_suspect_that_nobody_can_serve_any_more_is_told_soon(pool: Any) -> None:
+    node, running, suspect = await crowded_suspect(pool, begun=False)
+    node.die()
+    for answer in (running, suspect):
+        async with asyncio.timeout(5):
+            with pytest.raises(Problem):
+                await pool.read(answer)
+    await pool.assert_settled()
+
+
+async def test_a_begun_suspect_waits_for_a_node_as_long_as_any_begun_answer(pool: Any) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(10_000)
+    suspect = await pool.serve(secret, max_tokens=20)
+    job = await node.job()
+    node.step(job, [pool.A])
+    await anext(suspect)
+    node.fail(job, "engine_crashed")
+    node.die()
+    async with asyncio.timeout(5):
+        with pytest.raises(Problem):
+            await pool.read(suspect)
+    await pool.assert_settled()

@@ -173,6 +173,54 @@ async def test_words_of_the_first_node_after_the_move_change_nothing(pool: Any) 
     await pool.assert_settled()
 
 
+async def test_what_a_first_attempt_still_signs_counts_also_beside_a_second_at_its_node(
+    pool: Any,
+) -> None:
+    node = await pool.node()
+    account, secret = await pool.user(1000)
+    answer = await pool.serve(secret, max_tokens=6)
+    first = await node.job()
+    node.step(first, [pool.A, pool.B])
+    await anext(answer)
+    node.fail(first, "engine_crashed")
+    second = await node.job(1)
+    assert (second.job, second.attempt) == (first.job, 2)
+    # Both are of one job at one session; what the first has made is signed only now.
+    node.sign(first, 2)
+    node.step(first, [pool.C])
+    node.made[first.job].pop()
+    node.finish(second, [pool.A] * 4)
+    text, last = await pool.read(answer)
+    assert (text, last.usage.migrations) == ("aaaa", 1)
+    receipt = await pool.receipts.get(answer.receipt, account)
+    spans = [(one.attempt, one.start, one.to) for one in receipt.segments]
+    assert spans == [(1, 0, 2), (2, 2, 6)]
+    assert all(one.signature for one in receipt.segments), receipt.segments[0].reason
+    await pool.assert_settled()
+
+
+async def test_the_end_of_a_session_is_heard_by_each_attempt_of_a_job(pool: Any) -> None:
+    node = await pool.node(slots=2)
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret, max_tokens=6)
+    node.signs = False
+    first = await node.job()
+    node.step(first, [pool.A])
+    await anext(answer)
+    session = pool.coordinator.registry.member(node.peer)
+    session.move(pool.DIGEST)
+    await node.job(1)
+    (relay,) = pool.coordinator.service.live.values()
+    assert [one.signature.done() for one in relay.attempts] == [False, False]
+    node.die()
+    await asyncio.wait_for(node.task, 5)
+    assert all(one.signature.done() for one in relay.attempts)
+    assert session.node.slots_busy == 0, "both slots are given back at once"
+    with pytest.raises(Problem):
+        await pool.read(answer)
+    await pool.assert_settled()
+
+
 async def test_a_stream_waits_a_while_for_a_node_to_come_back(closed_pool: Any) -> None:
     pool = closed_pool
     await pool.open(resume_wait_s=5.0)
@@ -287,6 +335,7 @@ async def test_a_hand_back_is_no_failure_of_the_node(pool: Any) -> None:
 
 CODES = st.sampled_from(
     [
+        None,  # the node left before the job was sent
         ProblemCode.NODE_LOST,
         ProblemCode.ENGINE_FAILED,
         ProblemCode.ENGINE_CRASHED,
@@ -297,10 +346,17 @@ CODES = st.sampled_from(
 
 
 @given(st.lists(st.tuples(CODES, st.sampled_from("abc")), max_size=30))
-def test_no_course_goes_on_without_end(events: list[tuple[ProblemCode, str]]) -> None:
+def test_no_course_goes_on_without_end(events: list[tuple[ProblemCode | None, str]]) -> None:
     course = Course()
     went_on = 0
-    for code, node in events:
+    for code, node in events * 5:
+        if code is None:
+            before = course.alone, course.losses, course.fault
+            if not course.missed(node):
+                break
+            went_on += 1
+            assert (course.alone, course.losses, course.fault) == before, "nothing was lost"
+            continue
         if not course.goes_on(Problem(code, "no"), node):
             break
         went_on += 1

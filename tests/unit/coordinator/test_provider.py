@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from parhelion.coordinator.names import Names
 from parhelion.coordinator.provider import Choice, choose
 from parhelion.coordinator.registry import Node, Room
 from parhelion.coordinator.route import Need, capable, pick, pick_idle
@@ -54,7 +55,14 @@ class Named:
         return f"node:{self.peer}"
 
 
-KNOWN = (Named("p1", "amber-heron-3f2a"), Named("p2", "lab"), Named("p3", "lab"))
+def names(*nodes: Named) -> Names:
+    index = Names()
+    for node in nodes:
+        index.add(node)
+    return index
+
+
+KNOWN = (names(Named("p1", "amber-heron-3f2a"), Named("p2", "lab")), names(Named("p3", "lab")))
 ALL = (Candidate("p1"), Candidate("p2"), Candidate("p3"), Candidate("own", fallback=True))
 
 
@@ -106,7 +114,7 @@ def test_who_is_wanted_most_among_the_free(said: dict[str, Any], wanted: set[str
         Candidate("p2", seen=Seen(30.0, 0.3)),
         Candidate("p3"),
     )
-    choice = choose(ProviderPreferences(**said), (*KNOWN, Named("p9", "away")))
+    choice = choose(ProviderPreferences(**said), (*KNOWN, names(Named("p9", "away"))))
     assert choice is not None
     assert {node.peer for node in choice.wanted(nodes, "d")} == wanted
 
@@ -173,8 +181,18 @@ def test_a_name_of_two_nodes_is_no_choice_between_them() -> None:
 
 def test_a_node_that_calls_itself_by_anothers_id_gets_nothing_by_it() -> None:
     impostor = Named("evil", "p1")
-    choice = choose(ProviderPreferences(only=("p1",)), (*KNOWN, impostor))
+    choice = choose(ProviderPreferences(only=("p1",)), (*KNOWN, names(impostor)))
     assert choice is not None and choice.only == {"p1"}
+
+
+def test_names_are_forgotten_with_their_nodes_and_changed_with_them() -> None:
+    index = names(Named("p1", "lab"), Named("p2", "lab"), Named("p3", "desk"))
+    index.add(Named("p2", "desk"))
+    assert (index.by_name("lab"), index.by_name("desk")) == ({"p1"}, {"p2", "p3"})
+    index.discard("p1")
+    index.discard("p1")
+    assert not index.by_name("lab") and not index.by_id("p1") and not index.by_id("node:p1")
+    assert (index.name_of("p2"), index.name_of("p1")) == ("desk", None)
 
 
 # --- over the real filter and pick --------------------------------------------------------------
@@ -217,7 +235,7 @@ def test_no_pick_is_against_the_clients_word(
     said = ProviderPreferences(
         only=only, ignore=ignore, order=order, allow_fallbacks=not strict, sort=sort
     )
-    choice = choose(said, [Named(peer, peer) for peer in PEERS])
+    choice = choose(said, [names(*(Named(peer, peer) for peer in PEERS))])
     nodes = [node(peer, load, peer == own) for peer, load in zip(PEERS, busy, strict=True)]
     need = Need("d", 5, 5, choice=choice)
     for found in (pick(nodes, need), pick_idle(nodes, need, (), None)):

@@ -149,7 +149,7 @@ async def test_a_job_without_any_id_is_tried_once_on_another_node(pool: Any) -> 
     assert (job.attempt, job.output_ids) == (2, ())
     second.finish(job, [pool.A] * 4)
     text, last = await pool.read(answer)
-    assert (text, last.usage.nodes, last.usage.migrations) == ("aaaa", (second.peer,), 0)
+    assert (text, last.usage.nodes, last.usage.migrations) == ("aaaa", (second.peer,), 1)
     assert await pool.free_micro(account) == 1000 - 11
     await pool.assert_settled()
 

@@ -45,6 +45,7 @@ class FakeDecoder:
         self.decoded = 0
         self.disordered = 0
         self.compactions = 0
+        self.settled = 0
         self._rows: list[NDArray[np.float32]] = []
 
     @property
@@ -67,6 +68,9 @@ class FakeDecoder:
     def logits(self, rows: int) -> NDArray[np.float32]:
         assert rows == len(self._rows)
         return np.stack(self._rows)
+
+    def settle(self) -> None:
+        self.settled += 1
 
     def drop(self, seq: int) -> None:
         self._leave(seq, 0)

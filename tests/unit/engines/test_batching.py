@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parhelion.engines.batching import Limits, Loop
-from parhelion.engines.host_messages import Cancel, Failed, FromHost, Made, Run, Score, Scored
+from parhelion.engines.host_messages import (
+    Cancel,
+    Failed,
+    FromHost,
+    Made,
+    Ping,
+    Pong,
+    Run,
+    Score,
+    Scored,
+)
 from parhelion.words import Job, SamplerParams, Step
 
 _spec = importlib.util.spec_from_file_location(
@@ -352,3 +362,13 @@ def test_beside_a_crowd_only_the_latest_prefix_is_kept() -> None:
     assert bench.loop.kept_tokens() == 101
     bench.run(job("again", [12] * 100 + [3], 2, scope="s3"))
     assert bench.steps("again")[-1].cached == 100
+
+
+def test_a_ping_is_answered_between_two_steps_once_the_device_is_done() -> None:
+    bench = Bench()
+    bench.loop.tell(Ping())
+    assert bench.said == [Pong()] and bench.decoder.settled == 1
+    bench.loop.tell(Run(job=job("j", [1, 2, 3])))
+    bench.loop.tell(Ping())
+    bench.finish()
+    assert bench.said.count(Pong()) == 2 and bench.ids("j") == truth([1, 2, 3], 8)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from parhelion.hosts import Child, ChildGone, backoff_s
+from parhelion.hosts import child as supervising
 from parhelion.hosts.retry import LONGEST_WAIT_S
 
 CHILD = """
@@ -108,6 +109,30 @@ async def test_a_child_whose_readers_were_cancelled_can_still_be_stopped(tmp_pat
     for task in child._tasks:
         task.cancel()
     await asyncio.wait_for(child.stop(grace_s=0.1), 10)
+
+
+async def test_a_child_that_closes_its_pipe_and_stays_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervising, "EXIT_WAIT_S", 0.1)
+    _child, heard = await start(tmp_path, "import os, time; os.close(1); time.sleep(60)")
+    assert (await asyncio.wait_for(heard.gone, 20)).returncode == -signal.SIGKILL
+
+
+async def test_a_killed_child_that_the_machine_does_not_let_go_of_is_said_to_be_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervising, "KILLED_WAIT_S", 0.1)
+    child, heard = await start(tmp_path)
+    end = child._process.kill
+    # What a driver that holds it in the kernel amounts to.
+    monkeypatch.setattr(child._process, "kill", lambda: None)
+    child.kill()
+    assert (await asyncio.wait_for(heard.gone, 5)).returncode is None
+    with pytest.raises(ChildGone):
+        child.send(b"anyone there?")
+    end()
+    await asyncio.wait_for(child._process.wait(), 5)
 
 
 def test_waits_double_up_to_a_cap_and_are_spread() -> None:

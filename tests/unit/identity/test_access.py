@@ -260,6 +260,71 @@ async def test_a_drain_that_was_not_written_does_not_count(
     await pool.admit(PEER, None)
 
 
+async def test_of_a_drain_and_its_undoing_the_later_word_stands(
+    access: MakeAccess,
+) -> None:
+    pool = await access("open")
+    await pool.drains.drain(PEER, "first")
+    undraining = asyncio.create_task(pool.drains.undrain(PEER))
+    await asyncio.sleep(0)
+    draining = asyncio.create_task(pool.drains.drain(PEER, "second"))
+    while not draining.done():
+        await asyncio.sleep(0)
+        assert pool.drains.reason(PEER) is not None, "from the word on, and not from its row on"
+    await asyncio.gather(undraining, draining)
+    for one in (pool, await access("open")):
+        problem = await refused(one.admit(PEER, None), ProblemCode.DRAINING)
+        assert "second" in problem.message
+    draining = asyncio.create_task(pool.drains.drain(PEER, "third"))
+    await asyncio.sleep(0)
+    await asyncio.gather(pool.drains.undrain(PEER), draining)
+    for one in (pool, await access("open")):
+        await one.admit(PEER, None)
+
+
+async def test_of_a_ban_and_an_allowance_the_later_word_stands(access: MakeAccess) -> None:
+    pool = await access("open")
+    allowing = asyncio.create_task(pool.allow(PEER))
+    await asyncio.sleep(0)
+    banning = asyncio.create_task(pool.ban(PEER, "it lied"))
+    while not banning.done():
+        await asyncio.sleep(0)
+        with pytest.raises(Problem):
+            pool.refuse_ended(PEER)
+    await asyncio.gather(allowing, banning)
+    for one in (pool, await access("open")):
+        problem = await refused(one.admit(PEER, None))
+        assert "it lied" in problem.message
+    await pool.allow(PEER)
+    await pool.admit(PEER, None)
+
+
+async def test_what_is_remembered_of_peers_is_listed_the_latest_first(
+    access: MakeAccess, invites: Invites, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    third = NodeKey(bytes([7] * 32)).peer
+    pool = await access("invite", (NEW.peer, third))
+    secret = await invites.create(uses=1, ttl_s=60)
+    await pool.admit(PEER, secret)
+    await pool.ban(third, "it lied")
+
+    async def seen(state: Any = None) -> list[tuple[str, str, str]]:
+        found, more = await pool.decisions(state)
+        assert not more
+        return [(one.peer, one.state, one.reason) for one in found]
+
+    banned, listed = (third, "banned", "it lied"), (NEW.peer, "allowed", "config")
+    assert await seen() == [banned, listed], "who came with an invite was not decided about"
+    assert await seen("admitted") == [(PEER, "admitted", "invite")]
+    assert await seen("allowed") == [listed], "a ban goes before the settings"
+    await pool.succeed(succeed(KEY, NEW.peer, clock.now_ms()))
+    (ended,), _ = await pool.decisions("succeeded")
+    assert (ended.peer, ended.next, ended.at_ms) == (PEER, NEW.peer, clock.now_ms())
+    monkeypatch.setattr("parhelion.identity.decisions.DECISIONS_LIMIT", 1)
+    found, more = await pool.decisions(None)
+    assert more and len([one for one in found if one.at_ms is not None]) == 1
+
+
 async def test_near_lets_in_who_comes_from_this_machine_and_asks_all_others_for_an_invite(
     access: MakeAccess, invites: Invites
 ) -> None:

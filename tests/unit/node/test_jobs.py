@@ -334,3 +334,78 @@ async def test_only_the_last_ended_jobs_are_kept(
         engine.give(job(str(n)), 7, finish="eog")
         await settle()
     assert len(at._ended) == desk.ENDED_KEPT
+
+
+async def test_jobs_that_are_cut_before_they_had_a_seat_heap_up_nowhere(
+    at: Jobs, engine: Any, said: Said, job: Callable[..., Job]
+) -> None:
+    # An engine in a long step, and a coordinator whose clients come and go meanwhile.
+    engine.stubborn = True
+    for name in ("a", "b"):
+        at.open(job(name))
+    await settle()
+    for name in ("a", "b", *(f"c{n}" for n in range(200))):
+        at.open(job(name))
+        at.cut(Cut(job=name, attempt=1, n=0))
+    await settle()
+    assert said.codes() == [] and at.busy == 0
+    assert len(at._tasks) == 2, "those that wind down, and nobody who waits for their seats"
+    assert len(said.segments()) == 202
+    engine.give(job("a"), 3, finish="cancelled")
+    at.open(job("d"))
+    engine.give(job("d"), 4, finish="eog")
+    await settle()
+    assert said.ids(job("d")) == [4], "the seats are all still there"
+
+
+async def test_who_waits_for_the_end_waits_for_a_long_signature_too(
+    at: Jobs, engine: Any, said: Said, job: Callable[..., Job]
+) -> None:
+    at.open(job(prompt_ids=tuple(range(desk.INLINE_IDS))))
+    waiting = asyncio.create_task(at.finished())
+    await settle()
+    engine.give(job(), 7, finish="eog")
+    await asyncio.wait_for(waiting, 5)
+    assert len(said.segments()) == 1
+
+
+async def test_signatures_that_nobody_waits_for_any_more_are_not_hashed(
+    at: Jobs, engine: Any, said: Said, job: Callable[..., Job]
+) -> None:
+    at.open(job(prompt_ids=tuple(range(desk.INLINE_IDS))))
+    engine.give(job(), 7, finish="eog")
+    await settle()
+    for _ in range(500):
+        at.cut(Cut(job="job_a", attempt=1, n=1))
+    assert len(at._tasks) <= desk.SIGNED_AT_ONCE * engine.card.slots
+    await asyncio.wait_for(at.finished(), 5)
+    assert 1 <= len(said.segments()) <= desk.SIGNED_AT_ONCE * engine.card.slots + 1
+
+
+async def test_a_signature_that_fails_for_any_reason_holds_no_drain_up(
+    at: Jobs, engine: Any, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(at, "_signed", fail)
+    for prompt in ((1, 2), tuple(range(desk.INLINE_IDS))):
+        name = f"job_{len(prompt)}"
+        at.open(job(name, prompt_ids=prompt))
+        engine.give(job(name), 7, finish="eog")
+        tasks = list(at._tasks)
+        await asyncio.wait_for(at.finished(), 5)
+        failed = [task.exception() for task in (*tasks, *at._tasks) if task.done()]
+        del failed  # Looked at, so that none is reported as never retrieved.
+
+
+async def test_an_ended_job_and_its_prompt_are_not_kept_for_long(
+    at: Jobs, engine: Any, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(desk, "ENDED_KEPT_S", 0.02)
+    at.open(job())
+    engine.give(job(), 7, finish="eog")
+    await settle()
+    assert len(at._ended) == 1
+    await asyncio.sleep(0.05)
+    assert at._ended == {}

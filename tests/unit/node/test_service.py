@@ -204,5 +204,5 @@ def test_logs_are_the_journals_and_of_no_service_there_are_none(tmp_path: Path) 
     assert "--service" in refused.value.hint
     service.install(SERVICE, tmp_path, {}, System())
     command = service.log_command("parhelion-node", "/data", tmp_path, {}, 5, True)
-    assert command[:4] == ["journalctl", "--user", "--unit", "parhelion-node"]
+    assert command[:3] == ["journalctl", "--user-unit", "parhelion-node"]
     assert command[-1] == "--follow"

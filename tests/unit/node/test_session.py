@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -128,6 +129,12 @@ async def test_a_silent_coordinator_is_left_after_three_beats_with_the_cause(sce
         await asyncio.wait_for(scene.run, 5)
     assert asyncio.get_running_loop().time() - began_s > 2.5 * BEAT_S
     assert "silence" in (await scene.hear(Bye)).message
+
+
+@pytest.mark.parametrize("told_s", [0.0, -1.0, 1e9, math.inf, math.nan])
+def test_whatever_pace_it_is_told_it_beats_and_finds_a_lost_link(told_s: float) -> None:
+    assert attending.BEAT_SHORTEST_S <= attending.pace_s(told_s) <= attending.BEAT_LONGEST_S
+    assert attending.pace_s(2.0) == 2.0
 
 
 async def test_an_open_job_streams_and_a_cut_is_signed(

@@ -284,14 +284,38 @@ def test_a_signature_does_not_make_a_false_word_true(
     assert check in failed(verify(resigned(honest, **changes)))
 
 
-def with_segments(honest: Any, *changes: dict[str, Any]) -> bytes:
+@pytest.mark.parametrize(
+    ("attempts", "finish", "migrations", "holds"),
+    [
+        # The first attempt, or the second, delivered nothing: it has no segment.
+        ((2, 3), "stop", 2, True),
+        ((1, 3), "stop", 2, True),
+        # Older receipts count only the moves of what had been delivered.
+        ((1, 3), "stop", 1, True),
+        ((1, 2), "stop", 2, False),
+        ((1, 3), "stop", 3, False),
+        ((1, 3), "stop", 0, False),
+        # What was cut may have been lost by attempts after the last that delivered.
+        ((1, 2), "node_lost", 3, True),
+        ((1, 2), "node_lost", 0, False),
+    ],
+)
+def test_migrations_are_as_many_as_its_attempts_can_be(
+    honest: Any, attempts: tuple[int, int], finish: str, migrations: int, holds: bool
+) -> None:
+    told = {"finish_reason": finish, "migrations": migrations}
+    data = with_segments(honest, *({"attempt": attempt} for attempt in attempts), **told)
+    assert failed(verify(data)) == (set() if holds else {"counts"})
+
+
+def with_segments(honest: Any, *changes: dict[str, Any], **told: Any) -> bytes:
     """The receipt over segments that their nodes signed so."""
     keys = {key.peer: key for key in (honest.first, honest.second)}
     segments: list[Segment] = []
     for segment, change in zip(honest.receipt.segments, changes, strict=True):
         changed = msgspec.structs.replace(segment, **change)
         segments.append(sign_segment(keys[changed.node], changed))
-    return resigned(honest, segments=tuple(segments))
+    return resigned(honest, segments=tuple(segments), **told)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ function drawPool({ health, nodes }) {
   at("local").hidden = !(health && health.local);
   put("node-count", health ? String(health.nodes) : null);
   put("node-note", health && health.nodes < health.need ? `the pool waits for ${health.need}` : "");
-  const ready = nodes && nodes.filter((node) => node.state === "ready");
+  const ready = nodes && nodes.filter((node) => ["ready", "busy"].includes(node.state));
   const sum = (field) => ready.reduce((total, node) => total + node[field], 0);
   put("slots", ready && ready.length ? `${sum("slots_busy")} of ${sum("slots")}` : ready && "none");
   const measured = ready && ready.filter((node) => node.tokens_per_s !== null);

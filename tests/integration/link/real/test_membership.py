@@ -118,23 +118,29 @@ def test_a_banned_nodes_stream_goes_on_at_another_node(paid: Any, tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unnoticed")
+@pytest.mark.parametrize("within", ["2s", "0s"])
 def test_a_node_that_the_owner_drains_waits_outside_until_it_is_undrained(
-    paid: Any, tmp_path: Path
+    paid: Any, tmp_path: Path, within: str
 ) -> None:
     node, other, stream = two_nodes_and_a_stream(paid, tmp_path)
     peer, said = node.ready["peer"], paid.log_of(node)
     reason = "drained by the pool's owner: new fan"
-    words = ("--reason", "new fan", "--within", "2s")
+    words = ("--reason", "new fan", "--within", within)
     assert run(paid, "nodes", "drain", peer, *words) == f"drained {peer}\n"
-    assert shown(paid, peer) == ("draining", reason)
-    # What was left after two seconds went on elsewhere.
+    assert not stream.is_whole, "all this was in the middle of the answer"
+    if within != "0s":
+        assert shown(paid, peer) == ("draining", reason)
+    # What was left after that time went on elsewhere.
     stream.ended(40)
     assert stream.is_whole and stream.error is None
     assert stream.usage["nodes"] == [peer, other.ready["peer"]]
     said.until(event="no link to the coordinator", cause=reason, hint="nodes undrain")
     assert peer not in paid.states() and node.process.poll() is None, "it waits"
     assert shown(paid, peer) == ("refused", reason)
+    (row,) = [line for line in run(paid, "nodes", "access").splitlines() if peer in line]
+    assert row.startswith("drained ") and row.endswith("  new fan") and "  no  " in row
     assert run(paid, "nodes", "undrain", peer) == f"undrained {peer}\n"
+    assert peer not in run(paid, "nodes", "access")
     paid.until_ready(peer, REJOIN_LIMIT_S)
     for one in (node, other):
         assert one.stop() == 0

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
-import json
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -18,7 +14,6 @@ from parhelion.testing.processes import Running, start_echo, start_pool
 
 SECOND, THIRD = "Lab/Second", "Lab/Third"
 STRANGE = "f" * 64
-SOON_S = 10.0
 
 
 def another(model: Path, folder: Path, name: str) -> tuple[Path, str]:
@@ -28,37 +23,6 @@ def another(model: Path, folder: Path, name: str) -> tuple[Path, str]:
     with file.open("ab") as tail:
         tail.write(name.encode())
     return file, hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-class Feed:
-    """One connection to /v1/nodes/stream."""
-
-    def __init__(self, pool: Running, last_id: str | None = None) -> None:
-        where = urlsplit(pool.api)
-        self._connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=20)
-        headers = {} if last_id is None else {"Last-Event-ID": last_id}
-        self._connection.request("GET", "/v1/nodes/stream", headers=headers)
-        self._response = self._connection.getresponse()
-        assert self._response.status == 200
-        self.last_id = last_id
-
-    def next(self) -> dict[str, Any]:
-        for line in self._response:
-            if line.startswith(b"id: "):
-                self.last_id = line[4:].strip().decode()
-            elif line.startswith(b"data: "):
-                return json.loads(line[6:])
-        raise AssertionError("the stream ended")
-
-    def until(self, seen: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The next event that has a node like this."""
-        while True:
-            event = self.next()
-            if any(seen(node) for node in event["nodes"]):
-                return event
-
-    def close(self) -> None:
-        self._connection.close()
 
 
 class Pool:
@@ -192,27 +156,3 @@ def test_a_model_that_is_added_later_is_served_by_who_offered_it_all_along(two: 
     assert two.ask(THIRD)[0] == 404
     two.add(THIRD, two.third_file)
     assert two.served_by(THIRD) == node.ready["peer"]
-
-
-def test_the_stream_of_nodes_tells_a_death_and_goes_on_where_it_was_cut(two: Pool) -> None:
-    feed = Feed(two.pool)
-    snapshot = feed.next()
-    assert snapshot["type"] == "snapshot"
-    assert {node["state"] for node in snapshot["nodes"]} <= {"gone"}
-    node = two.node("mortal", two.second)
-    peer = node.ready["peer"]
-    event = feed.until(lambda seen: (seen["peer"], seen["state"]) == (peer, "ready"))
-    (shown,) = (seen for seen in event["nodes"] if seen["peer"] == peer)
-    assert (shown["name"], shown["models"]) == ("mortal", [SECOND])
-    assert shown["tokens_per_s"] is None and shown["success_rate"] is None
-    feed.close()
-
-    killed_s = time.monotonic()
-    node.kill()
-    time.sleep(1.0)
-    feed = Feed(two.pool, feed.last_id)
-    event = feed.until(lambda seen: (seen["peer"], seen["state"]) == (peer, "gone"))
-    assert event["type"] == "change", "the reader was only away: no snapshot"
-    assert next(seen["reason"] for seen in event["nodes"] if seen["peer"] == peer)
-    assert time.monotonic() - killed_s < SOON_S
-    feed.close()

@@ -102,7 +102,7 @@ def test_a_service_joins_without_the_invite_that_let_it_in_and_drains(
     assert parhelion("node", "drain", *data).returncode == 1
 
     assert parhelion("node", "logs", "-n", "7", *data, env=system).returncode == 0
-    assert f"journalctl --user --unit {file.stem} --lines 7" in (tmp_path / "called").read_text()
+    assert f"journalctl --user-unit {file.stem} --lines 7" in (tmp_path / "called").read_text()
 
 
 def files(folder: Path) -> list[Path]:

@@ -53,6 +53,12 @@ def free_port() -> str:
         return str(taken.getsockname()[1])
 
 
+def names(pool: Running) -> dict[str, str]:
+    """The nodes that are ready: their names by peer id."""
+    nodes = pool.call("GET", "/v1/nodes")[2]["data"]
+    return {node["peer"]: node["name"] for node in nodes if node["state"] == "ready"}
+
+
 def test_after_a_kill_the_nodes_are_back_and_the_same_keys_go_on_without_a_second_charge(
     tmp_path: Path,
 ) -> None:
@@ -64,6 +70,7 @@ def test_after_a_kill_the_nodes_are_back_and_the_same_keys_go_on_without_a_secon
     ]
     try:
         before = int(pool.call("GET", "/v1/credits/balance")[2]["available"])
+        known = names(pool)
         clients = [Client(pool, number) for number in range(STREAMS)]
         for client in clients:
             client.start()
@@ -79,6 +86,7 @@ def test_after_a_kill_the_nodes_are_back_and_the_same_keys_go_on_without_a_secon
         while pool.call("GET", "/health")[2]["nodes"] < 2:
             assert time.monotonic() - back_s < RECONNECT_LIMIT_S * 5
             time.sleep(0.02)
+        assert names(pool) == known, "each is back, and known as before"
         held = int(pool.call("GET", "/v1/credits/balance")[2]["held"])
         assert held == 0, "what the crash left was settled before the first request"
 
