@@ -13,8 +13,9 @@ ENGINE_SOURCES = src/parhelion/engines/build.py src/parhelion/engines/toolchain.
 CLIENT_LOCKS   = $(wildcard requirements/clients-*.txt)
 CLIENT_STAMPS  = $(patsubst requirements/clients-%.txt,.venv-clients-%/done,$(CLIENT_LOCKS))
 NODE_CLIENTS   = tests/acceptance/clients/node
+ANVIL          = tests/integration/chain/anvil
 NPM            = $(shell command -v npm 2>/dev/null)
-CLIENT_STAMPS += $(if $(NPM),$(NODE_CLIENTS)/node_modules/.done)
+CLIENT_STAMPS += $(if $(NPM),$(NODE_CLIENTS)/node_modules/.done $(ANVIL)/node_modules/.done)
 
 # An environment whose Python is gone (an upgrade took it), or that was made elsewhere (the clone was
 # moved), cannot be used: it is made again, and everything in it.
@@ -25,7 +26,7 @@ SOUND = $(shell $(BIN)/python -c '' 2>/dev/null && \
 BEGIN = again=; if [ -e $@.begun ]; then again=--force-reinstall; fi; : >$@.begun;
 END   = rm -f $@.begun; touch $@
 
-.PHONY: help install up test test-all lint bench lock clean
+.PHONY: help install up test test-all lint bench contracts lock clean
 .DEFAULT_GOAL := help
 
 help: ## List what there is to do
@@ -59,6 +60,9 @@ lint: $(STAMPS)/package $(STAMPS)/dev ## Check format, style, types and the orde
 bench: install $(STAMPS)/dev ## Measure, and print the rows of docs/benchmarks.md
 	$(BIN)/python -m bench $(ARGS)
 
+contracts: $(STAMPS)/dev ## Compile contracts/*.vy into the artefacts that the package ships
+	$(BIN)/python contracts/compile.py
+
 # Every lock names exact versions and hashes, for every platform, and no download address.
 lock: .venv-lock/done ## Make requirements/*.txt again from requirements/*.in
 	@for name in pip lock run build dev $(patsubst requirements/clients-%.in,clients-%,$(wildcard requirements/clients-*.in)); do \
@@ -69,7 +73,7 @@ lock: .venv-lock/done ## Make requirements/*.txt again from requirements/*.in
 	done
 
 clean: ## Remove what the steps above made here (not your data, not the user's cache)
-	rm -rf $(VENV) .venv-clients-* .venv-lock $(NODE_CLIENTS)/node_modules .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-clients-* .venv-lock $(NODE_CLIENTS)/node_modules $(ANVIL)/node_modules .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # --- steps ----------------------------------------------------------------------------------
@@ -116,6 +120,12 @@ $(STAMPS)/dev: $(STAMPS)/dependencies requirements/dev.txt
 $(NODE_CLIENTS)/node_modules/.done: $(NODE_CLIENTS)/package-lock.json
 	@echo "setup: client libraries (node)"
 	@cd $(NODE_CLIENTS) && npm ci --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+# anvil is an optional package of one platform: elsewhere nothing is installed, and its tests skip.
+$(ANVIL)/node_modules/.done: $(ANVIL)/package-lock.json
+	@echo "setup: anvil (an EVM node, for tests)"
+	@cd $(ANVIL) && npm ci --silent --no-audit --no-fund --ignore-scripts && mkdir -p node_modules
 	@touch $@
 
 .venv-lock/done: requirements/lock.txt

@@ -1,0 +1,1 @@
+"""Embedded chains: real engines behind real JSON-RPC, each a process of its own, always LOCAL."""
