@@ -16,6 +16,8 @@ import pytest
 
 from tests.integration.chain.minievm.processes import USDC, Evm, minievm
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evm]:

@@ -22,6 +22,8 @@ from solders.transaction import VersionedTransaction
 from parhelion.testing.minisol import MinisolProcess, RpcRefusal
 from tests.integration.chain.minisol.conftest import Start
 
+pytestmark = pytest.mark.slow
+
 SENDERS = 6
 STAKE_LAMPORTS = 10**12
 FEE_LAMPORTS = 5_000

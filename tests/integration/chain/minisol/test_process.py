@@ -16,6 +16,8 @@ from parhelion.chain.local.minisol.app import BODY_LIMIT_BYTES
 from parhelion.testing.minisol import MinisolProcess
 from tests.integration.chain.minisol.conftest import Start
 
+pytestmark = pytest.mark.slow
+
 HEALTH = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "getHealth"}).encode()
 JSON = {"content-type": "application/json"}
 
