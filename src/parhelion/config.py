@@ -15,6 +15,14 @@ ENV_PREFIX = "PARHELION_"
 """`PARHELION_API_PORT=3101` sets `port` of `[api]`; the environment wins over the file."""
 
 
+GUIDE_RECEIVER = "NEXT_PUBLIC_RECEIVER_ADDRESS"
+GUIDE_NAMES = {
+    GUIDE_RECEIVER: "pay_to",
+    "NEXT_PUBLIC_NETWORK": "id",
+    "NEXT_PUBLIC_FACILITATOR_URL": "facilitator",
+}
+"""What the ParallaxPay guide's `.env.local` calls the one network that it is paid on."""
+
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Hosts that only this machine reaches."""
 
@@ -146,6 +154,43 @@ class MoneyConfig(ClosedRecord, frozen=True, kw_only=True):
     completion_rate_micro: int = 4_000_000
 
 
+class X402Network(ClosedRecord, frozen=True, kw_only=True):
+    """One network that we are paid on: `[[x402.networks]]`."""
+
+    id: str
+    """CAIP-2, or a name of it: solana-devnet, solana-mainnet-beta, base, base-sepolia."""
+    pay_to: str = ""
+    facilitator: str = "embedded"
+    """Who settles: this process itself, or the URL of a remote one."""
+    facilitator_auth_file: str = ""
+    """A file of mode 0600 with the Authorization header for a remote facilitator."""
+    rpc_url: str = ""
+    """Where we read the chain ourselves; empty: the network's own public endpoint."""
+    fee_payer_key_file: str = ""
+    """The key that pays the network's fees for an embedded facilitator."""
+
+
+class X402Tier(ClosedRecord, frozen=True, kw_only=True):
+    """One answer at a fixed price: `[[x402.tiers]]`; `model` empty means the pool's default."""
+
+    name: str
+    price_micro: int
+    max_tokens: int
+    max_prompt_tokens: int
+    model: str = ""
+    temperature: float | None = None
+
+
+class X402Config(ClosedRecord, frozen=True, kw_only=True):
+    """Payments by x402: where, for what, and the smallest; none while `networks` is empty."""
+
+    networks: tuple[X402Network, ...] = ()
+    tiers: tuple[X402Tier, ...] = ()
+    """None named: basic, standard and premium of `payments.x402.prices`."""
+    min_charge_micro: int = 1000
+    """A settlement costs its payer's network about as much as $0.001 of tokens does."""
+
+
 class LogConfig(ClosedRecord, frozen=True, kw_only=True):
     """Structured logs: one JSON object a line on standard error, or short lines for a person."""
 
@@ -165,6 +210,7 @@ class Config(ClosedRecord, frozen=True, kw_only=True):
     engine: EngineConfig = EngineConfig()
     fallback: FallbackConfig = FallbackConfig()
     money: MoneyConfig = MoneyConfig()
+    x402: X402Config = X402Config()
     log: LogConfig = LogConfig()
 
 
@@ -180,6 +226,7 @@ def load(
         tree = _read_toml(file)
         # Each source by itself first, so that an error says where the wrong value stands.
         _checked(tree, f"{file}: ")
+    _from_guide(environ, tree)
     for name, section, values in _from_environ(environ):
         _merge(tree, section, values)
         _checked(tree, f"{name}: ")
@@ -221,6 +268,17 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         raise _invalid(f"{file} cannot be read: {why}") from error
+
+
+def _from_guide(environ: Mapping[str, str], tree: dict[str, Any]) -> None:
+    """The guide's names make one network, where a receiver is named and the file has none."""
+    if not environ.get(GUIDE_RECEIVER) or tree.get("x402", {}).get("networks"):
+        return
+    # The guide's own default, so that the receiver alone is enough.
+    network = {"id": "solana-devnet"}
+    network |= {key: environ[name] for name, key in GUIDE_NAMES.items() if environ.get(name)}
+    tree.setdefault("x402", {})["networks"] = [network]
+    _checked(tree, f"{', '.join(GUIDE_NAMES)}: ")
 
 
 def _from_environ(environ: Mapping[str, str]) -> list[tuple[str, str, dict[str, Any]]]:

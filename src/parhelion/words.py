@@ -20,10 +20,8 @@ TOKENS_PER_RATE = 1_000_000
 ID_ENTROPY_BYTES = 10
 """80 random bits beside 48 bits of time: no collision at any rate we can reach."""
 
-
 TIME_CHARS = 10
 """Of an id's 26 characters, those that hold its 48 bits of time."""
-
 
 _BASE32HEX = "0123456789abcdefghijklmnopqrstuv"
 _PAIRS = tuple(first + second for first in _BASE32HEX for second in _BASE32HEX)
@@ -297,10 +295,7 @@ class Chunk(Record, frozen=True, kw_only=True):
 
 
 class Usage(Record, frozen=True, kw_only=True):
-    """OpenAI's counts and ours (DESIGN 2); amounts are strings of base units.
-
-    `migrations`: see Receipt.
-    """
+    """OpenAI's counts and ours (DESIGN 2); amounts: base units in strings. Migrations: Receipt."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -443,6 +438,11 @@ class ProblemCode(StrEnum):
     INVALID_API_KEY = "invalid_api_key"
     INSUFFICIENT_CREDIT = "insufficient_credit"
     KEY_LIMIT_REACHED = "key_limit_reached"
+    PAYMENT_REQUIRED = "payment_required"
+    PAYMENT_INVALID = "payment_invalid"
+    PAYMENT_USED = "payment_used"
+    PAYMENT_PENDING = "payment_pending"
+    PAYMENT_UNAVAILABLE = "payment_unavailable"
     FORBIDDEN = "forbidden"
     MODEL_NOT_FOUND = "model_not_found"
     NOT_FOUND = "not_found"

@@ -24,6 +24,7 @@ from parhelion.identity.secrets import (
 from parhelion.identity.sites import site_of
 from parhelion.identity.succession import Succession, succeed
 from parhelion.identity.tables import MIGRATIONS
+from parhelion.identity.wallets import Wallets, caip10, is_solana_address
 
 __all__ = [
     "DECIDED",
@@ -43,12 +44,15 @@ __all__ = [
     "NodeAccess",
     "NodeKey",
     "Succession",
+    "Wallets",
     "Whence",
     "admin_key",
     "banned_words",
     "bytes_of",
+    "caip10",
     "is_derived_name",
     "is_ours",
+    "is_solana_address",
     "lock_node",
     "node_name",
     "operator_account",

@@ -67,7 +67,18 @@ CREATE TABLE node_drains(
 ) STRICT, WITHOUT ROWID;
 """
 
+_WALLETS = """
+-- A wallet (CAIP-10) is a credential of exactly one account; an account may have several.
+CREATE TABLE wallets(
+    wallet TEXT PRIMARY KEY,
+    account TEXT NOT NULL REFERENCES owners(account),
+    linked_at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX wallets_of_account ON wallets(account, linked_at_ms);
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(number=20, room="identity", sql=_TABLES),
     Migration(number=21, room="identity", sql=_BANS_AND_DRAINS),
+    Migration(number=22, room="identity", sql=_WALLETS),
 )

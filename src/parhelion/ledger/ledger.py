@@ -11,6 +11,7 @@ from parhelion.ledger.records import Balance, Entry, Explained, Mark, OpenHold, 
 from parhelion.ledger.rules import (
     ISSUANCE,
     LARGEST_AMOUNT_MICRO,
+    MIRROR,
     Bill,
     HoldEvent,
     HoldState,
@@ -43,9 +44,11 @@ class Ledger:
 
     async def open_account(self, account: str, kind: str) -> None:
         """Make the account known; again changes nothing."""
-        at_ms = self._clock.now_ms()
-        opening = Statement("account.open", sql.OPEN_ACCOUNT, (account, kind, at_ms))
-        await self._store.commit([opening])
+        await self._store.commit([self.opening(account, kind)])
+
+    def opening(self, account: str, kind: str) -> Statement:
+        """`open_account` as a statement of the caller's unit."""
+        return Statement("account.open", sql.OPEN_ACCOUNT, (account, kind, self._clock.now_ms()))
 
     async def grant(
         self,
@@ -74,6 +77,24 @@ class Ledger:
             if same != (account, asset, amount_micro, "grant"):
                 raise Problem(ProblemCode.CONFLICT, f"{id} is another transfer") from refused
 
+    def deposit(
+        self, account: str, asset: str, amount_micro: int, *, mirror: str, id: str, memo: str
+    ) -> tuple[Statement, ...]:
+        """Credit what came in from outside, in the caller's unit; once for each id.
+
+        It is debited to an account that mirrors the place it lies at: that account's balance below
+        zero is what lies there, to the unit. Refused "deposit" where this id was credited before.
+        """
+        _check_amount(amount_micro, least_micro=1)
+        self._check_class(asset)
+        at_ms = self._clock.now_ms()
+        source = f"{MIRROR}{mirror}"
+        row = (id, source, account, asset, amount_micro, "deposit", None, None, at_ms, memo)
+        return (
+            Statement("mirror.open", sql.OPEN_MIRROR, (source, at_ms)),
+            Statement("deposit", sql.TRANSFER, row, rows=1),
+        )
+
     async def hold(
         self,
         grant: Grant,
@@ -81,11 +102,13 @@ class Ledger:
         *,
         prompt_tokens: int,
         expires_at_ms: int,
+        first: Sequence[Statement] = (),
         also: Sequence[Statement] = (),
     ) -> Hold:
         """Set the grant's amount aside for one request; Problem INSUFFICIENT_CREDIT otherwise.
 
         A hold of 0 needs no credits and is always taken. A repeat returns the hold as it now is.
+        `first` takes effect before it, in the same unit: the deposit that it is paid from.
         """
         _check_amount(grant.amount_micro, least_micro=0)
         hold = Hold(
@@ -104,7 +127,7 @@ class Ledger:
         terms = (hold.id, request, hold.account, hold.key, hold.asset, hold.amount_micro)
         row = (*terms, rate, prompt_tokens, at_ms, expires_at_ms)
         try:
-            await self._store.commit([Statement("hold", sql.HOLD, row, rows=1), *also])
+            await self._store.commit([*first, Statement("hold", sql.HOLD, row, rows=1), *also])
         except Refused as refused:
             if refused.name != "hold":
                 raise

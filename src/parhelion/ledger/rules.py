@@ -21,6 +21,8 @@ TREASURY = "treasury"
 INFRASTRUCTURE = "infrastructure"
 ISSUANCE = "issuance"
 GUEST = "guest"
+MIRROR = "chain:"
+"""Before the name of a place outside: accounts that mirror what lies there."""
 
 LARGEST_AMOUNT_MICRO = 2**53
 """Nine billion whole tokens in one move: exact in every JSON reader; 64 bits hold 1,023 of it."""

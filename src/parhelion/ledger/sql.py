@@ -160,6 +160,12 @@ OPEN_ACCOUNT = """
 INSERT INTO accounts(id, kind, opened_at_ms) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING
 """
 
+# An account that mirrors a place outside the books: what came from there stands below zero.
+OPEN_MIRROR = """
+INSERT INTO accounts(id, kind, unbounded, opened_at_ms) VALUES (?, 'chain', 1, ?)
+ON CONFLICT (id) DO NOTHING
+"""
+
 # A hold is taken: its id follows from the request's, so that a second try finds the first.
 HOLD = """
 INSERT INTO holds(id, request, account, key, asset, amount_micro, rate, prompt_tokens,

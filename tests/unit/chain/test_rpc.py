@@ -116,6 +116,11 @@ async def _redirect(_: web.Request, __: Any) -> web.StreamResponse:
     raise web.HTTPTemporaryRedirect("/elsewhere")
 
 
+async def _pads(_: web.Request, asked: Any) -> web.StreamResponse:
+    text = json.dumps({"jsonrpc": "2.0", "id": asked["id"], "result": 1})
+    return web.Response(text=text + " " * 2**20)
+
+
 PERHAPS: dict[str, Serve] = {
     "hangs": _hang,
     "floods": _flood,
@@ -129,6 +134,7 @@ PERHAPS: dict[str, Serve] = {
     "another id's error": _says({"id": 99, "error": {"code": 1, "message": "no"}}),
     "error of no shape": _says({"error": "no"}),
     "result and 500": _says({"result": 1}, 500),
+    "a good answer that is too long": _pads,
     "502": _writes("bad gateway", 502),
 }
 

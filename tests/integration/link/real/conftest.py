@@ -297,7 +297,6 @@ class Stranger:
             max_size=None,
             ping_interval=None,
             close_timeout=2,
-            legacy=True,  # No context manager: these do not say goodbye.
         )
         self.seal: Seal | None = None
 

@@ -1,0 +1,141 @@
+"""What is sold and for how much: pure functions of the request, at list rate, in base units."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Literal
+
+from parhelion.config import X402Tier
+from parhelion.ledger import most_tokens, price
+from parhelion.words import DECIMALS, Problem, ProblemCode, Rate, Record
+
+TIERS = (
+    X402Tier(name="basic", price_micro=10_000, max_tokens=100, max_prompt_tokens=1000),
+    X402Tier(name="standard", price_micro=50_000, max_tokens=256, max_prompt_tokens=2000),
+    X402Tier(name="premium", price_micro=250_000, max_tokens=512, max_prompt_tokens=4000),
+)
+"""What is sold at a fixed price where the settings name no tiers."""
+
+TOPUPS_MICRO = (250_000, 1_000_000, 5_000_000, 20_000_000)
+"""$0.25, $1, $5 and $20: four choices are read at a glance, and a slip costs no $2,000."""
+
+TOPUP_MICRO = 1_000_000
+"""What `POST /v1/credits/topup` sells when no amount is named: the most that stock clients pay."""
+
+STOCK_LIMIT_MICRO = 1_000_000
+"""Stock x402 clients refuse a payment above $1 unless they are told otherwise."""
+
+USD_SHOWN_CHARS = 16
+"""So much of what was no amount is said again."""
+
+_USD = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
+
+
+class Price(Record, frozen=True, kw_only=True):
+    """What one payment costs and buys; `fits` is the `max_tokens` that stock clients would pay.
+
+    `fits` is None where the price is within their limit, or where no answer would be.
+    """
+
+    kind: Literal["request", "tier", "topup"]
+    amount_micro: int
+    words: str
+    fits: int | None = None
+
+    @property
+    def is_above_stock_limit(self) -> bool:
+        """Whether stock clients refuse to pay it."""
+        return self.amount_micro > STOCK_LIMIT_MICRO
+
+
+def request_price(rate: Rate, prompt_tokens: int, max_tokens: int, min_charge_micro: int) -> Price:
+    """The price of one request: all it can cost, and at least the smallest charge."""
+    worst_micro = price(rate, prompt_tokens, max_tokens)
+    amount_micro = max(worst_micro, min_charge_micro)
+    fits = None
+    if amount_micro > STOCK_LIMIT_MICRO:
+        most = most_tokens(rate, prompt_tokens, STOCK_LIMIT_MICRO)
+        fits = most if most is not None and most > 0 else None
+    return Price(
+        kind="request",
+        amount_micro=amount_micro,
+        words=f"{prompt_tokens} prompt tokens and up to {max_tokens} tokens of {rate.model}",
+        fits=fits,
+    )
+
+
+def tier_named(name: str, tiers: Sequence[X402Tier]) -> X402Tier:
+    """The tier of this name; Problem NOT_FOUND that lists them."""
+    for tier in tiers:
+        if tier.name == name:
+            return tier
+    raise Problem(
+        ProblemCode.NOT_FOUND,
+        f"no tier {name[:32]!r}",
+        hint=f"the tiers are {', '.join(tier.name for tier in tiers)}",
+        param="tier",
+    )
+
+
+def tier_price(tier: X402Tier, prompt_tokens: int) -> Price:
+    """The price of one answer of a tier; Problem before payment where the prompt is too long."""
+    if prompt_tokens > tier.max_prompt_tokens:
+        raise Problem(
+            ProblemCode.CONTEXT_LENGTH_EXCEEDED,
+            f"the prompt has {prompt_tokens} tokens; {tier.name} takes {tier.max_prompt_tokens}",
+            hint="shorten the prompt, or take a larger tier; nothing was paid",
+        )
+    return Price(
+        kind="tier",
+        amount_micro=tier.price_micro,
+        words=f"one {tier.name} answer of up to {tier.max_tokens} tokens",
+    )
+
+
+def tier_max_tokens(tier: X402Tier, asked: int | None) -> int:
+    """How long an answer of the tier may be: what was asked for, clamped to what is sold."""
+    return tier.max_tokens if asked is None else max(1, min(asked, tier.max_tokens))
+
+
+def tier_cost(tier: X402Tier, delivered_ids: int, is_whole: bool) -> int:
+    """What an answer of a tier comes to: all of it when whole, its share when it was cut."""
+    if is_whole:
+        return tier.price_micro
+    # The same rounding as everywhere: a debit rounds up, once.
+    share = -(-tier.price_micro * delivered_ids // tier.max_tokens)
+    return min(tier.price_micro, share)
+
+
+def topup_price(usd: str | None) -> Price:
+    """The price of credits: a preset amount in dollars; Problem INVALID_REQUEST for any other."""
+    amount_micro = TOPUP_MICRO if usd is None else _micro_of(usd)
+    if amount_micro not in TOPUPS_MICRO:
+        presets = ", ".join(usd_text(each) for each in TOPUPS_MICRO)
+        raise Problem(
+            ProblemCode.INVALID_REQUEST,
+            f"no top-up of {(usd or '')[:USD_SHOWN_CHARS]!r} dollars",
+            hint=f"usd is one of {presets}",
+            param="usd",
+        )
+    return Price(
+        kind="topup", amount_micro=amount_micro, words=f"${usd_text(amount_micro)} of credits"
+    )
+
+
+def smallest_topup(missing_micro: int) -> Price:
+    """The smallest top-up that brings at least what is missing; the largest where none does."""
+    enough = [each for each in TOPUPS_MICRO if each >= missing_micro] or [max(TOPUPS_MICRO)]
+    return topup_price(usd_text(min(enough)))
+
+
+def usd_text(amount_micro: int) -> str:
+    """Base units as dollars, without zeros that say nothing: `0.25`, `1`, `0.00568`."""
+    text = f"{Decimal(amount_micro).scaleb(-DECIMALS):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _micro_of(usd: str) -> int:
+    """Dollars as base units; -1 for what is no such amount."""
+    return int(Decimal(usd).scaleb(DECIMALS)) if _USD.fullmatch(usd) else -1
