@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -270,6 +271,7 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         await _body(request, rooms, Nothing)
         peer = _peer(request.scope)
         await rooms.access.drains.undrain(peer)
+        _pardon(peer, rooms)
         return json_reply(NodeDecision(peer=peer, state="undrained"))
 
     @post("/v1/nodes/{peer:str}/allow", name="nodes.allow", status_code=200)
@@ -277,6 +279,7 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         await _body(request, rooms, Nothing)
         peer = _peer(request.scope)
         await rooms.access.allow(peer)
+        _pardon(peer, rooms)
         return json_reply(NodeDecision(peer=peer, state="allowed"))
 
     @post("/v1/nodes/{peer:str}/succeed", name="nodes.succeed", status_code=200)
@@ -298,6 +301,12 @@ def _decided(wanted: str | None) -> Decided | None:
         if wanted == state:
             return state
     raise invalid("state", f"expected one of {', '.join(DECIDED)}.")
+
+
+def _pardon(peer: str, rooms: Rooms) -> None:
+    with contextlib.suppress(Problem):  # A node may be banned and drained at once.
+        rooms.access.refuse_now(peer)
+        rooms.coordinator.pardon(peer)
 
 
 def _entry(decision: Decision, rooms: Rooms) -> AccessEntry:

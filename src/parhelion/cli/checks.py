@@ -167,6 +167,8 @@ def node(nodes: Sequence[dict[str, Any]] | None, health: dict[str, Any] | None) 
     others = [n for n in nodes if n not in here and n.get("state") not in ABSENT]
     if not here:
         absent = [n for n in nodes if n.get("state") in ABSENT]
+        if any(n.get("state") == "refused" for n in absent):
+            join = f"who is kept out, and why: parhelion nodes access; or {join}"
         return _fail("node", _states(others or absent) or "none is connected", join)
     need = int(health.get("need") or 1)
     if health.get("status") == "waiting" and len(here) < need:

@@ -225,6 +225,11 @@ class Coordinator:
         if isinstance(member, Session):
             member.send_away(reason, deadline_s)
 
+    def pardon(self, peer: str) -> None:
+        """A node may join again: it is not shown as refused until it asks."""
+        self._roster.pardoned(peer)
+        self.feed.touch()
+
     def health(self) -> Health:
         """Whether a prompt that names no model would be served now, by the default one."""
         models = self._catalogue.models()

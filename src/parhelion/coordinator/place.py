@@ -102,7 +102,7 @@ class Places:
 
         `got` fails with Problem DEADLINE_EXCEEDED after `wait_s`, with NO_NODE when the last
         node that could have served leaves; Problem is raised here when there is none now. An
-        answer that has `begun` waits for a node to come instead.
+        answer that has `begun`, and a suspect, wait for a node to come instead.
         """
         loop = asyncio.get_running_loop()
         ticket = Ticket(
@@ -112,7 +112,6 @@ class Places:
         )  # fmt: skip
         if need.alone:
             wait_s = max(wait_s, ALONE_WAIT_S)
-            self._refuse_hopeless(ticket)
             self._isolation.join(ticket)
             self._isolation.serve(self._reserve)
         else:

@@ -24,6 +24,8 @@ REFUSED_KEPT = 64
 SHOWN_S = 600.0
 """Long enough to see what happened, short enough that a list is about now."""
 
+PARDONED = "it may join again, and has not come yet"
+
 
 class Roster:
     """Who left and who was refused, the latest last; a node that is back is in neither."""
@@ -95,6 +97,14 @@ class Roster:
             failed=0,
         )
         self._put(self._refused, view, REFUSED_KEPT)
+
+    def pardoned(self, peer: str) -> None:
+        """Nothing is held against it any more: it is away until it comes."""
+        self._refused.pop(peer, None)
+        known = self._gone.get(peer)
+        if known is not None and known[0].state == "refused":
+            away = msgspec.structs.replace(known[0], state="gone", reason=PARDONED)
+            self._put(self._gone, away, GONE_KEPT)
 
     def shown(self) -> tuple[NodeView, ...]:
         """Those that left or were refused a short while ago."""

@@ -195,6 +195,7 @@ async def test_a_banned_node_is_expelled_at_once_and_told_why(pool: Any, tmp_pat
         await pool.access.admit(peer, None)
     back = await pool.call("POST", f"/v1/nodes/{peer}/allow", {}, key=ADMIN)
     assert back.json["state"] == "allowed"
+    assert pool.coordinator.pardoned == [peer], "nobody is told that it is banned any more"
     assert (await pool.call("POST", "/v1/nodes/none/ban", {}, key=ADMIN)).status == 404
 
 
@@ -216,8 +217,11 @@ async def test_a_drained_node_is_sent_away_and_waits_until_it_is_undrained(
     for wrong in ({"deadline_s": -1}, {"deadline_s": 3601}, {"reason": "x" * 201}, {"x": 1}):
         path = f"/v1/nodes/{peer}/drain"
         assert (await pool.call("POST", path, wrong, key=ADMIN)).status == 400
+    await pool.call("POST", f"/v1/nodes/{peer}/allow", {}, key=ADMIN)
+    assert pool.coordinator.pardoned == [], "allowed, and drained still"
     back = await pool.call("POST", f"/v1/nodes/{peer}/undrain", {}, key=ADMIN)
     assert back.json["state"] == "undrained"
+    assert pool.coordinator.pardoned == [peer]
     await pool.access.admit(peer, None)
     again = await pool.call("POST", f"/v1/nodes/{peer}/undrain", {}, key=ADMIN)
     assert again.status == 200, "twice is once"

@@ -130,6 +130,12 @@ def test_a_node_that_leaves_or_is_silent_changes_its_line() -> None:
     assert "1 of 2 have joined" in checks.node([READY], {**WAITING, "need": 2}).detail
 
 
+def test_where_all_nodes_are_kept_out_the_hint_is_not_to_join_only() -> None:
+    line = checks.node([{**SUSPECT, "state": "refused", "reason": "banned"}], WAITING)
+    assert (state(line), "parhelion nodes access" in str(line.hint)) == ("fail", True)
+    assert "access" not in str(checks.node([], WAITING).hint)
+
+
 def test_a_failed_engine_is_its_own_line_and_not_the_nodes() -> None:
     assert state(checks.node([FAILED], WAITING)) == "ok"
     assert state(checks.node([READY, FAILED], OPEN)) == "ok"
