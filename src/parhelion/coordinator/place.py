@@ -120,6 +120,7 @@ class Places:
         if ticket.got.done():
             return ticket
         if need.alone:
+            ticket.got.add_done_callback(lambda _got: _forget_wait(ticket))
             self._dismiss([ticket])
         timer = loop.call_later(max(0.0, wait_s), self._expire, ticket)
         ticket.got.add_done_callback(lambda _got: timer.cancel())
@@ -335,18 +336,20 @@ class Places:
         """
         for ticket in tickets:
             if ticket.need.alone:
-                if not ticket.is_deserted and self._is_hopeless(ticket):
-                    self._wait_for_any(ticket)
+                self._wait_for_any(ticket)
             elif not ticket.begun and self._is_hopeless(ticket):
                 self._desert(ticket)
 
     def _wait_for_any(self, ticket: Ticket) -> None:
-        ticket.is_deserted = True
-        timer = asyncio.get_running_loop().call_later(ticket.come_s, self._nobody_came, ticket)
-        ticket.got.add_done_callback(lambda _got: timer.cancel())
+        """The time of a suspect without a node runs while there is none, and begins anew then."""
+        if not self._is_hopeless(ticket):
+            _forget_wait(ticket)
+        elif ticket.deserted is None:
+            loop = asyncio.get_running_loop()
+            ticket.deserted = loop.call_later(ticket.come_s, self._nobody_came, ticket)
 
     def _nobody_came(self, ticket: Ticket) -> None:
-        ticket.is_deserted = False
+        ticket.deserted = None
         if not ticket.got.done() and self._is_hopeless(ticket):
             self._desert(ticket)
 
@@ -368,6 +371,12 @@ class Places:
             )
         hint = "allow other nodes, or wait for those" if whose else LATER_HINT
         return _no_node(f"no node{whose} serves this model now", hint)
+
+
+def _forget_wait(ticket: Ticket) -> None:
+    if ticket.deserted is not None:
+        ticket.deserted.cancel()
+        ticket.deserted = None
 
 
 def _kind(ticket: Ticket) -> tuple[object, int, int]:

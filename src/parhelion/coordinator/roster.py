@@ -58,9 +58,10 @@ class Roster:
         self.names.add(gone)
         self._put(self._gone, gone, GONE_KEPT)
 
-    def refused(self, peer: str, reason: str) -> None:
+    def refused(self, peer: str, reason: str, name: str = "") -> None:
         """A proven peer was not let in; of what it says of itself nothing is repeated.
 
+        `name` is what it was called when it was let in, where that is known.
         One that asks again for the same answer stays as it is shown, for as long as it asks.
         """
         now_ms = self._clock.now_ms()
@@ -78,7 +79,7 @@ class Roster:
             self._put(self._refused, stranger[0], REFUSED_KEPT)
             return
         view = NodeView(
-            name=node_name(peer),
+            name=name or node_name(peer),
             peer=peer,
             operator=operator_account(peer),
             state="refused",

@@ -67,7 +67,14 @@ CREATE TABLE node_drains(
 ) STRICT, WITHOUT ROWID;
 """
 
+_NAMES = """
+-- What its operator had called the node when that was decided; '' where nobody chose a name.
+ALTER TABLE node_access ADD COLUMN name TEXT NOT NULL DEFAULT '';
+ALTER TABLE node_drains ADD COLUMN name TEXT NOT NULL DEFAULT '';
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(number=20, room="identity", sql=_TABLES),
     Migration(number=21, room="identity", sql=_BANS_AND_DRAINS),
+    Migration(number=22, room="identity", sql=_NAMES),
 )
