@@ -110,7 +110,7 @@ def test_a_killed_node_is_its_line_and_a_killed_coordinator_its_own(
         report = doctor(tmp_path / "pool")
         # The engine died with its node: of it nothing is known, so it is not called broken.
         assert changed(before, report) == {"node": "fail", "engine": "warn"}
-        assert " gone the connection closed" in report["node"]["detail"]
+        assert " gone (the connection closed" in report["node"]["detail"]
         assert "parhelion join" in report["node"]["hint"]
         assert report["engine"]["detail"].startswith(UNKNOWN)
 

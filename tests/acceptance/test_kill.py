@@ -92,6 +92,7 @@ def node_of(pool: Running) -> dict[str, Any]:
     return nodes[0] if nodes else {}
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_again_and_again_ends_the_stream_and_bills_what_was_delivered(
     mortal: Running, tmp_path: Path
 ) -> None:

@@ -43,6 +43,7 @@ def default_of(pool: Running) -> tuple[int, str]:
     return status, body["model"]
 
 
+@pytest.mark.slow
 def test_the_first_model_of_this_start_answers_prompts_that_name_none(
     tmp_path: Path, other: Path
 ) -> None:
@@ -123,6 +124,7 @@ def test_a_broken_file_is_not_added_and_a_model_is_removed_and_comes_back(
         assert pool.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_model_whose_file_is_missing_is_known_and_cannot_be_served_now(
     tmp_path: Path, other: Path
 ) -> None:
@@ -197,7 +199,8 @@ def test_a_model_is_added_with_its_rate_and_a_request_too_large_for_every_node_c
     assert len([entry for entry in history if entry["kind"] == "charge"]) == 1
 
 
-@pytest.mark.parametrize("free_first", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("free_first", [True, False])
 def test_a_restored_pool_is_free_or_paid_as_it_is_started(
     tmp_path: Path, smollm2: Path, free_first: bool
 ) -> None:

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from parhelion.testing.processes import Running, start_echo, start_join, start_run, start_up
 
 
@@ -74,6 +76,7 @@ def test_the_same_join_command_twice_is_refused_and_leaves_the_first_at_work(
         assert pool.stop() == 0
 
 
+@pytest.mark.slow
 def test_a_restored_coordinator_is_the_same_one_with_the_same_money(
     tmp_path: Path, smollm2: Path
 ) -> None:

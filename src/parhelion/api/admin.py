@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from litestar import Request, delete, get, post, put
@@ -253,31 +254,34 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
     async def ban_node(request: Request[Any, Any, Any]) -> ASGIApp:
         body = await _body(request, rooms, Ban)
         peer = _peer(request.scope)
-        await rooms.access.ban(peer, body.reason)
+        await rooms.access.ban(peer, body.reason, rooms.coordinator.name_of(peer))
         rooms.coordinator.expel(peer, banned_words(body.reason))
-        return json_reply(NodeDecision(peer=peer, state="banned"))
+        return json_reply(_decision(peer, "banned", rooms))
 
     @post("/v1/nodes/{peer:str}/drain", name="nodes.drain", status_code=200)
     async def drain_node(request: Request[Any, Any, Any]) -> ASGIApp:
         body = await _body(request, rooms, Drainage)
         peer = _peer(request.scope)
-        reason = await rooms.access.drains.drain(peer, body.reason)
+        name = rooms.coordinator.name_of(peer)
+        reason = await rooms.access.drains.drain(peer, body.reason, name)
         rooms.coordinator.send_away(peer, reason, body.deadline_s)
-        return json_reply(NodeDecision(peer=peer, state="drained"))
+        return json_reply(_decision(peer, "drained", rooms))
 
     @post("/v1/nodes/{peer:str}/undrain", name="nodes.undrain", status_code=200)
     async def undrain_node(request: Request[Any, Any, Any]) -> ASGIApp:
         await _body(request, rooms, Nothing)
         peer = _peer(request.scope)
         await rooms.access.drains.undrain(peer)
-        return json_reply(NodeDecision(peer=peer, state="undrained"))
+        _pardon(peer, rooms)
+        return json_reply(_decision(peer, "undrained", rooms))
 
     @post("/v1/nodes/{peer:str}/allow", name="nodes.allow", status_code=200)
     async def allow_node(request: Request[Any, Any, Any]) -> ASGIApp:
         await _body(request, rooms, Nothing)
         peer = _peer(request.scope)
-        await rooms.access.allow(peer)
-        return json_reply(NodeDecision(peer=peer, state="allowed"))
+        await rooms.access.allow(peer, rooms.coordinator.name_of(peer))
+        _pardon(peer, rooms)
+        return json_reply(_decision(peer, "allowed", rooms))
 
     @post("/v1/nodes/{peer:str}/succeed", name="nodes.succeed", status_code=200)
     async def succeed_node(request: Request[Any, Any, Any]) -> ASGIApp:
@@ -286,18 +290,30 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         signed = Succession(old=old, new=new, at_ms=body.at_ms, signature=body.signature)
         await rooms.access.succeed(signed)
         rooms.coordinator.expel(old, "this node's key was succeeded by another")
-        return json_reply(NodeDecision(peer=old, state="succeeded"))
+        return json_reply(_decision(old, "succeeded", rooms))
 
     return [invite, access, ban_node, drain_node, undrain_node, allow_node, succeed_node]
 
 
 def _decided(wanted: str | None) -> Decided | None:
-    if wanted is None:
-        return None
-    for state in DECIDED:
-        if wanted == state:
-            return state
-    raise invalid("state", f"expected one of {', '.join(DECIDED)}.")
+    try:
+        return msgspec.convert(wanted, Decided | None)
+    except msgspec.ValidationError as error:
+        raise invalid("state", f"expected one of {', '.join(DECIDED)}.") from error
+
+
+def _pardon(peer: str, rooms: Rooms) -> None:
+    with contextlib.suppress(Problem):  # A node may be banned and drained at once.
+        rooms.access.refuse_now(peer)
+        rooms.coordinator.pardon(peer)
+
+
+def _decision(
+    peer: str,
+    state: Literal["banned", "drained", "undrained", "allowed", "succeeded"],
+    rooms: Rooms,
+) -> NodeDecision:
+    return NodeDecision(peer=peer, state=state, here=rooms.coordinator.is_here(peer))
 
 
 def _entry(decision: Decision, rooms: Rooms) -> AccessEntry:

@@ -185,18 +185,20 @@ class InviteBody(Out, frozen=True, kw_only=True):
 
 
 class NodeDecision(Out, frozen=True, kw_only=True):
-    """What was decided about a node."""
+    """What was decided about a node; `here`: it is connected still."""
 
     peer: str
     state: Literal["allowed", "banned", "drained", "undrained", "succeeded"]
+    here: bool
 
 
 class AccessEntry(Out, frozen=True, kw_only=True):
     """One thing that was decided of a node: banned, allowed, drained, succeeded or admitted.
 
     `reason`: the owner's words for a ban or a drain, else how it came about: `admin`, `invite`,
-    `successor`, or `config`, which has no `at_ms`. `name` is the node's as it is shown, or the one
-    made from its key; `here`: it is connected. `next` is the key that followed a succeeded one.
+    `successor`, or `config`, which has no `at_ms`. `name` is the node's as it is shown, or as it
+    was called when that was decided, or the one made from its key; `here`: it is connected. `next`
+    is the key that followed a succeeded one.
     """
 
     peer: str

@@ -20,7 +20,15 @@ import msgspec
 from parhelion.bootstrap.node import run_node
 from parhelion.bootstrap.ready import Ready
 from parhelion.config import Config
-from parhelion.hosts import PING_EVERY_S, Child, ChildGone, Pipe, Pulse, backoff_s
+from parhelion.hosts import (
+    PING_EVERY_S,
+    SILENCE_LIMIT_S,
+    Child,
+    ChildGone,
+    Pipe,
+    Pulse,
+    backoff_s,
+)
 from parhelion.words import ClosedRecord, Problem, ProblemCode
 
 if TYPE_CHECKING:
@@ -35,8 +43,12 @@ END_GRACE_S = 10.0
 """What its drain gets after the coordinator has drained: nothing runs any more by then."""
 
 
+JOIN_SILENCE_LIMIT_S = 15 * 60.0
+"""Until it has joined it loads and hashes models, and may answer no ping for as long as that takes
+on a slow disk; whose event loop answers nothing for so long never will."""
+
 PING = b""
-"""What the parent sends after the order to a process that has joined; answered by an empty word."""
+"""What the parent sends after the order; answered by an empty word."""
 
 
 class NodeOrder(ClosedRecord, frozen=True, kw_only=True):
@@ -132,8 +144,8 @@ class LocalNode:
 
     def _look(self, child: Child, now_s: float) -> None:
         """End a process that stands still: the coordinator drops its node, but starts no other."""
-        # Until it has joined it loads models, and may be silent for as long as that takes.
-        need = self._pulse.look(now_s, self._has_joined)
+        limit_s = SILENCE_LIMIT_S if self._has_joined else JOIN_SILENCE_LIMIT_S
+        need = self._pulse.look(now_s, True, limit_s)
         if need == "dead":
             # Once is enough: its end follows.
             self._has_joined, self._pulse = False, Pulse()

@@ -59,14 +59,14 @@ async def run_node(
         from parhelion.node import Agent
 
         engines, names = begun
-        note.address = told.url
+        note.address, note.names = told.url, names
         agent = Agent(
             key=key,
             address=told,
             engines=engines,
             name=note.name,
             clock=SystemClock(),
-            on_state=_announce(note, names, on_ready, on_state),
+            on_state=_announce(note, on_ready, on_state),
             slots=config.engine.slots,
             dial=dial or connect,
         )
@@ -108,6 +108,8 @@ class _Note:
         self.peer = peer
         self.name = name
         self.address: str | None = None
+        self.names: Mapping[str, str] = {}
+        """What each digest is called."""
         self._data = data
         self._started_at_ms = SystemClock().now_ms()
 
@@ -132,6 +134,7 @@ class _Note:
             address=self.address,
             coordinator=coordinator,
             models=models,
+            names={digest: self.names[digest] for digest in models if digest in self.names},
             version=__version__,
         )
         try:
@@ -220,11 +223,11 @@ async def _meet(config: Config, address: Address) -> Carrier[FromCoordinator] | 
 
 def _announce(
     note: _Note,
-    names: Mapping[str, str],
     on_ready: Callable[[Ready], None],
     on_state: Callable[[AgentState], None] | None,
 ) -> Callable[[AgentState], None]:
     told = False
+    names = note.names
 
     def announce(state: AgentState) -> None:
         nonlocal told

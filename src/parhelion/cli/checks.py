@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from parhelion.cli.inspection import Database
 from parhelion.words import Problem, ProblemCode, Record
+
+if TYPE_CHECKING:
+    from parhelion.node import NodeState
 
 MIB = 1024 * 1024
 DISK_FAIL_BYTES = 256 * MIB
@@ -25,6 +28,13 @@ FAILURES = 3
 SERVING = ("ready", "busy")
 ABSENT = ("gone", "refused")
 """States of nodes, as `/v1/nodes` says them."""
+
+NODE_HINTS = {
+    "kept out": "ask the pool's owner: `parhelion nodes undrain` lets a drained node in again",
+    "refused": "compare the model file's digest and the engine's build with the pool's",
+    "joining": "is the pool running, and can it be reached from here? The reason says what failed",
+}
+"""What the operator of a node can do, by the state that it is in."""
 
 State = Literal["ok", "warn", "fail"]
 
@@ -167,6 +177,8 @@ def node(nodes: Sequence[dict[str, Any]] | None, health: dict[str, Any] | None) 
     others = [n for n in nodes if n not in here and n.get("state") not in ABSENT]
     if not here:
         absent = [n for n in nodes if n.get("state") in ABSENT]
+        if any(n.get("state") == "refused" for n in absent):
+            join = f"who is kept out, and why: parhelion nodes access; or {join}"
         return _fail("node", _states(others or absent) or "none is connected", join)
     need = int(health.get("need") or 1)
     if health.get("status") == "waiting" and len(here) < need:
@@ -182,7 +194,32 @@ def node(nodes: Sequence[dict[str, Any]] | None, health: dict[str, Any] | None) 
 
 def _states(nodes: Sequence[dict[str, Any]]) -> str:
     return ", ".join(
-        f"{n.get('name')} {n.get('state')} {n.get('reason') or ''}".rstrip() for n in nodes
+        f"{n.get('name')} {n.get('state')}{_bracketed(n.get('reason'))}" for n in nodes
+    )
+
+
+def _bracketed(reason: str | None) -> str:
+    return f" ({reason})" if reason else ""
+
+
+def pool_of(state: NodeState) -> Line:
+    """The folder of a node has no coordinator of its own: its pool is elsewhere."""
+    at = f" at {state.address}" if state.address else ""
+    return _ok("coordinator", f"none here: this folder is a node's; its pool{at}")
+
+
+def own_node(state: NodeState, running: bool) -> Line:
+    """The node of a node's folder runs, and its pool takes work from it or measures it for that."""
+    said = f"{state.name} {state.state if running else 'not running'}{_bracketed(state.reason)}"
+    if not running:
+        return _fail(
+            "node", said, "start it again with its `parhelion join` command or its service"
+        )
+    if state.state in ("ready", "measuring"):
+        models = [state.names.get(digest, digest[:12]) for digest in state.models]
+        return _ok("node", f"{said}: {', '.join(models)}" if models else said)
+    return _warn(
+        "node", said, NODE_HINTS.get(state.state, "it goes on by itself; its log says more")
     )
 
 

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
 from parhelion.cli import checks, say
+from parhelion.cli.archive import DATABASE
 from parhelion.cli.checks import Line
 from parhelion.cli.client import Api, base_of, certificate_of
 from parhelion.cli.inspection import QUICK_LIMIT_BYTES, database_in, secret_faults, secrets_in
@@ -25,6 +26,9 @@ from parhelion.cli.nodes import listed
 from parhelion.cli.options import CLIENT, Client
 from parhelion.config import LOOPBACK, Config
 from parhelion.words import Problem, ProblemCode
+
+if TYPE_CHECKING:
+    from parhelion.node import NodeState
 
 COLOURS = {"ok": "32", "warn": "33", "fail": "31"}
 
@@ -75,6 +79,18 @@ def examine(client: Client, *, full: bool) -> Iterator[Line]:
     yield checks.keys(secret_faults(folder), len(secrets_in(folder)))
     yield checks.database(database_in(folder, None if full else QUICK_LIMIT_BYTES))
     seen = look(client)
+    own = None if seen.health is not None or client.api else node_of(folder)
+    if own is None:
+        yield from _pool_lines(client, settings, seen)
+    else:
+        yield checks.pool_of(own.state)
+        yield checks.own_node(own.state, own.running)
+    yield checks.disk(shutil.disk_usage(_existing(client.folder())).free)
+    yield checks.clock(time.time(), seen.date_s, seen.elsewhere)
+
+
+def _pool_lines(client: Client, settings: Config, seen: Seen) -> Iterator[Line]:
+    """The lines of a folder that is a coordinator's, or nobody's yet."""
     # A running coordinator's own ports; what is configured is only what the next start would take.
     configured = (settings.api.port, settings.web.port)
     ports = tuple(sorted(seen.ports)) if seen.ports and client.api is None else configured
@@ -82,8 +98,32 @@ def examine(client: Client, *, full: bool) -> Iterator[Line]:
     yield checks.coordinator(seen.health)
     yield checks.node(seen.nodes, seen.health)
     yield checks.engine(seen.nodes)
-    yield checks.disk(shutil.disk_usage(_existing(client.folder())).free)
-    yield checks.clock(time.time(), seen.date_s, seen.elsewhere)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnNode:
+    """What a node's folder says of its node, and whether that runs."""
+
+    state: NodeState
+    running: bool
+
+
+def node_of(folder: Path) -> OwnNode | None:
+    """The node that this folder belongs to; None where it is a coordinator's, or nobody's yet.
+
+    One folder may have served both: it is the node's while that runs.
+    """
+    from parhelion.node import is_running, read_state
+
+    try:
+        state = read_state(folder)
+        running = state is not None and is_running(folder)
+    except Problem:
+        # What cannot be read says nothing of whose folder it is.
+        return None
+    if state is None or (not running and (folder / DATABASE).exists()):
+        return None
+    return OwnNode(state, running)
 
 
 def settings_of(client: Client) -> tuple[Config, Problem | None]:

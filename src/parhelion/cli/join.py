@@ -179,6 +179,8 @@ def standing_line(state: AgentState) -> str | None:
     match state.shown:
         case "joining":
             return f"joining: waiting for the coordinator{why}" if why else None
+        case "kept out":
+            return f"kept out, and asks again every few seconds{why}"
         case "measuring":
             return f"measuring: no paid work yet{why}"
         case "ready":

@@ -28,7 +28,11 @@ def create(
         str | None, Parameter(help="Most that it may spend in all, e.g. 0.5; default: no limit.")
     ] = None,
     expires: Annotated[
-        str | None, Parameter(help="How long it works: 90s, 15m, 12h, 30d; default: for ever.")
+        str | None,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="How long it works: 90s, 15m, 12h, 30d; default: for ever.",
+        ),
     ] = None,
     account: Annotated[
         str | None,

@@ -172,7 +172,8 @@ def described(state: NodeState, *, running: bool, now_ms: int) -> str:
     lines += [f"  Node   {state.name}, {state.peer}", f"  Pool   {state.coordinator or '-'}"]
     if state.address:
         lines.append(f"  At     {state.address}")
-    lines.append(f"  Models {', '.join(digest[:12] for digest in state.models) or '-'}")
+    models = [state.names.get(digest, digest[:12]) for digest in state.models]
+    lines.append(f"  Models {', '.join(models) or '-'}")
     if running:
         lines.append(f"  Pid    {state.pid}, up since {say.moment(state.started_at_ms)}")
     return "\n".join(lines)

@@ -19,8 +19,16 @@ app = App(
 )
 
 Who = Annotated[
-    str, Parameter(name="NODE", help="The node: its peer id (12D3KooW…), or its name while shown.")
+    str,
+    Parameter(
+        name="NODE", help="The node: its peer id (12D3KooW…), or its name while it is listed."
+    ),
 ]
+STARTED_AGAIN = (
+    "it is not here; a node that was banned has ended: start it again with its join command"
+)
+"""Who is refused for good does not ask again, so that to be allowed is not enough."""
+
 Why = Annotated[str | None, Parameter(help="Why; the node is told.")]
 
 
@@ -43,7 +51,9 @@ def nodes(*, client: Client = CLIENT) -> int:
 def invite(
     *,
     uses: Annotated[int, Parameter(help="How many nodes may join with it.")] = 1,
-    expires: Annotated[str, Parameter(help="How long it works: 90s, 15m, 12h, 7d.")] = "7d",
+    expires: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="How long it works: 90s, 15m, 12h, 7d.")
+    ] = "7d",
     client: Admin = ADMIN,
 ) -> int:
     """Make an invite and print it; a node joins with `join -s ADDRESS#INVITE`."""
@@ -66,7 +76,7 @@ def ban(node: Who, /, *, reason: Why = None, client: Admin = ADMIN) -> int:
 @app.command
 def allow(node: Who, /, *, client: Admin = ADMIN) -> int:
     """Let a node join without an invite, also one that was banned."""
-    return _decide(client, node, "allow", {})
+    return _decide(client, node, "allow", {}, STARTED_AGAIN)
 
 
 @app.command
@@ -77,7 +87,10 @@ def drain(
     reason: Why = None,
     within: Annotated[
         str | None,
-        Parameter(help="How long running answers may stay before they move: 0s, 25s, 5m."),
+        Parameter(
+            allow_leading_hyphen=True,
+            help="How long running answers may stay before they move: 0s, 25s, 5m.",
+        ),
     ] = None,
     client: Admin = ADMIN,
 ) -> int:
@@ -190,7 +203,10 @@ def check_peer(peer: str, what: str = "") -> None:
 
 
 def peer_of(client: Admin, node: str) -> str:
-    """The peer id that is meant: itself, or that of the one node with this name."""
+    """The peer id that is meant: itself, or that of the one node with this name.
+
+    One that is shown goes before those that are away and about which something was decided.
+    """
     from parhelion.identity import public_of
 
     try:
@@ -200,28 +216,41 @@ def peer_of(client: Admin, node: str) -> str:
             raise _no_node(node) from problem
     else:
         return node
-    found = [one["peer"] for one in listed(connect(client).get("/v1/nodes")) if one["name"] == node]
+    api = connect(client)
+    found = _called(node, api.get("/v1/nodes")) or _called(
+        node, api.command("GET", "/v1/nodes/access")
+    )
     if len(found) > 1:
         raise WrongUsage(f"{len(found)} nodes are called {node!r}", f"say which: {found[0]}")
     if not found:
         raise _no_node(node)
-    return str(found[0])
+    return found[0]
+
+
+def _called(name: str, answer: Any) -> list[str]:
+    """The peers of an answer that are called so; one may be in it twice, as allowed and drained."""
+    return list(dict.fromkeys(str(one["peer"]) for one in answer["data"] if one["name"] == name))
 
 
 def _no_node(node: str) -> WrongUsage:
     return WrongUsage(
         f"{node!r} is neither a peer id nor the name of a node that is shown",
-        "a peer id starts with 12D3KooW; `parhelion nodes` shows both",
+        "a peer id starts with 12D3KooW; `parhelion nodes` and `nodes access` show both",
     )
 
 
-def _decide(client: Admin, node: str, what: str, body: dict[str, Any]) -> int:
+def _decide(
+    client: Admin, node: str, what: str, body: dict[str, Any], if_away: str | None = None
+) -> int:
+    """Decide about a node; `if_away` is said where that is not here, and somebody has to act."""
     peer = peer_of(client, node)
     answer = connect(client).command("POST", f"/v1/nodes/{escape(peer)}/{what}", body)
     if client.json:
         say.data_json(answer)
     else:
         say.data(f"{answer['state']} {answer['peer']}")
+    if if_away is not None and not answer["here"]:
+        say.talk(if_away)
     return 0
 
 

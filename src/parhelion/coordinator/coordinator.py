@@ -182,7 +182,7 @@ class Coordinator:
             log.log(level, "node refused: %s", refusal.message, extra={"node": carrier.peer})
             is_kept_out = refusal.code in REFUSALS or self.door.is_drained(carrier.peer)
             if is_kept_out and self.registry.member(carrier.peer) is None:
-                self._roster.refused(carrier.peer, refusal.message)
+                self._roster.refused(carrier.peer, refusal.message, self.name_of(carrier.peer))
                 self.feed.touch()
             await say_goodbye(carrier, refusal)
             return None
@@ -225,6 +225,11 @@ class Coordinator:
         if isinstance(member, Session):
             member.send_away(reason, deadline_s)
 
+    def pardon(self, peer: str) -> None:
+        """A node may join again: it is not shown as refused until it asks."""
+        self._roster.pardoned(peer)
+        self.feed.touch()
+
     def health(self) -> Health:
         """Whether a prompt that names no model would be served now, by the default one."""
         models = self._catalogue.models()
@@ -254,9 +259,10 @@ class Coordinator:
         return (*self.nodes(), *self._roster.shown())
 
     def name_of(self, peer: str) -> str:
-        """What a node is called: as it was last shown, or else by the name made from its key."""
+        """What a node is called: as it was last shown, as it was called when something was decided
+        of it, or else by the name made from its key."""
         here, gone = self.registry.names.name_of(peer), self._roster.names.name_of(peer)
-        return here or gone or node_name(peer)
+        return here or gone or self.door.name_of(peer) or node_name(peer)
 
     def is_here(self, peer: str) -> bool:
         """Whether a node is connected."""

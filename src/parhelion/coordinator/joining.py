@@ -99,6 +99,10 @@ class Door:
             own=card.peer == self._fallback or card.peer in self._own,
         )
 
+    def name_of(self, peer: str) -> str | None:
+        """What a node was called when something was decided of it; None where nobody knows."""
+        return self._access.name_of(peer)
+
     def is_drained(self, peer: str) -> bool:
         """Whether the pool's owner has drained this node."""
         return self._access.drains.reason(peer) is not None
@@ -121,7 +125,7 @@ class Door:
         # Consent comes last: an invite must not be spent on a card that is refused anyway.
         self._access.refuse_now(carrier.peer)
         if carrier.peer != self._fallback:
-            await self._access.admit(carrier.peer, message.invite, whence)
+            await self._access.admit(carrier.peer, message.invite, whence, message.card.name)
         return message.card, rooms
 
 

@@ -102,7 +102,7 @@ class Places:
 
         `got` fails with Problem DEADLINE_EXCEEDED after `wait_s`, with NO_NODE when the last
         node that could have served leaves; Problem is raised here when there is none now. An
-        answer that has `begun` waits for a node to come instead.
+        answer that has `begun`, and a suspect, wait for a node to come instead.
         """
         loop = asyncio.get_running_loop()
         ticket = Ticket(
@@ -112,7 +112,6 @@ class Places:
         )  # fmt: skip
         if need.alone:
             wait_s = max(wait_s, ALONE_WAIT_S)
-            self._refuse_hopeless(ticket)
             self._isolation.join(ticket)
             self._isolation.serve(self._reserve)
         else:
@@ -121,6 +120,7 @@ class Places:
         if ticket.got.done():
             return ticket
         if need.alone:
+            ticket.got.add_done_callback(lambda _got: _forget_wait(ticket))
             self._dismiss([ticket])
         timer = loop.call_later(max(0.0, wait_s), self._expire, ticket)
         ticket.got.add_done_callback(lambda _got: timer.cancel())
@@ -336,18 +336,20 @@ class Places:
         """
         for ticket in tickets:
             if ticket.need.alone:
-                if not ticket.is_deserted and self._is_hopeless(ticket):
-                    self._wait_for_any(ticket)
+                self._wait_for_any(ticket)
             elif not ticket.begun and self._is_hopeless(ticket):
                 self._desert(ticket)
 
     def _wait_for_any(self, ticket: Ticket) -> None:
-        ticket.is_deserted = True
-        timer = asyncio.get_running_loop().call_later(ticket.come_s, self._nobody_came, ticket)
-        ticket.got.add_done_callback(lambda _got: timer.cancel())
+        """The time of a suspect without a node runs while there is none, and begins anew then."""
+        if not self._is_hopeless(ticket):
+            _forget_wait(ticket)
+        elif ticket.deserted is None:
+            loop = asyncio.get_running_loop()
+            ticket.deserted = loop.call_later(ticket.come_s, self._nobody_came, ticket)
 
     def _nobody_came(self, ticket: Ticket) -> None:
-        ticket.is_deserted = False
+        ticket.deserted = None
         if not ticket.got.done() and self._is_hopeless(ticket):
             self._desert(ticket)
 
@@ -369,6 +371,12 @@ class Places:
             )
         hint = "allow other nodes, or wait for those" if whose else LATER_HINT
         return _no_node(f"no node{whose} serves this model now", hint)
+
+
+def _forget_wait(ticket: Ticket) -> None:
+    if ticket.deserted is not None:
+        ticket.deserted.cancel()
+        ticket.deserted = None
 
 
 def _kind(ticket: Ticket) -> tuple[object, int, int]:

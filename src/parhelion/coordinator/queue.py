@@ -48,8 +48,8 @@ class Ticket:
     """It had a node, which handed it back: it goes where it stood, not to the end."""
     come_s: float = 0.0
     """How long a suspect waits for a node to come, where none is there that could serve it."""
-    is_deserted: bool = False
-    """A suspect that waits for that."""
+    deserted: asyncio.TimerHandle | None = field(default=None, repr=False)
+    """Of a suspect that waits for that: what ends its wait."""
     patient_until_s: float = 0.0
     """Until then it may leave a slow node's free slot to wait for a faster one's."""
 

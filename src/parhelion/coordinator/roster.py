@@ -24,6 +24,8 @@ REFUSED_KEPT = 64
 SHOWN_S = 600.0
 """Long enough to see what happened, short enough that a list is about now."""
 
+PARDONED = "it may join again, and has not come yet"
+
 
 class Roster:
     """Who left and who was refused, the latest last; a node that is back is in neither."""
@@ -56,9 +58,10 @@ class Roster:
         self.names.add(gone)
         self._put(self._gone, gone, GONE_KEPT)
 
-    def refused(self, peer: str, reason: str) -> None:
+    def refused(self, peer: str, reason: str, name: str = "") -> None:
         """A proven peer was not let in; of what it says of itself nothing is repeated.
 
+        `name` is what it was called when it was let in, where that is known.
         One that asks again for the same answer stays as it is shown, for as long as it asks.
         """
         now_ms = self._clock.now_ms()
@@ -76,7 +79,7 @@ class Roster:
             self._put(self._refused, stranger[0], REFUSED_KEPT)
             return
         view = NodeView(
-            name=node_name(peer),
+            name=name or node_name(peer),
             peer=peer,
             operator=operator_account(peer),
             state="refused",
@@ -95,6 +98,14 @@ class Roster:
             failed=0,
         )
         self._put(self._refused, view, REFUSED_KEPT)
+
+    def pardoned(self, peer: str) -> None:
+        """Nothing is held against it any more: it is away until it comes."""
+        self._refused.pop(peer, None)
+        known = self._gone.get(peer)
+        if known is not None and known[0].state == "refused":
+            away = msgspec.structs.replace(known[0], state="gone", reason=PARDONED)
+            self._put(self._gone, away, GONE_KEPT)
 
     def shown(self) -> tuple[NodeView, ...]:
         """Those that left or were refused a short while ago."""

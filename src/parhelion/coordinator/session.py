@@ -127,7 +127,11 @@ class Session:
         )
         attempts, self.attempts = self.attempts, {}
         for attempt in attempts.values():
-            attempt.lost(problem)
+            try:
+                attempt.lost(problem)
+            except Exception:
+                # A bug of ours with one job: the others must hear it, and the node must go.
+                log.exception("a lost job could not be told", extra={"node": self.node.peer})
         # After them, so that the last view of it says what it lost.
         self._registry.leave(self)
 

@@ -2,7 +2,16 @@
 
 from parhelion.hosts.child import Child, ChildGone
 from parhelion.hosts.inside import Pipe, claim_pipe
-from parhelion.hosts.pulse import PING_EVERY_S, Pulse
+from parhelion.hosts.pulse import PING_EVERY_S, SILENCE_LIMIT_S, Pulse
 from parhelion.hosts.retry import backoff_s
 
-__all__ = ["PING_EVERY_S", "Child", "ChildGone", "Pipe", "Pulse", "backoff_s", "claim_pipe"]
+__all__ = [
+    "PING_EVERY_S",
+    "SILENCE_LIMIT_S",
+    "Child",
+    "ChildGone",
+    "Pipe",
+    "Pulse",
+    "backoff_s",
+    "claim_pipe",
+]

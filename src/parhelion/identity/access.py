@@ -6,9 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from parhelion.identity.decisions import Decided, Decision, decisions
 from parhelion.identity.drains import REASON_LIMIT_CHARS, Drains
 from parhelion.identity.invites import Invites, spent_problem
+from parhelion.identity.names import chosen_name
 from parhelion.identity.peers import public_of
 from parhelion.identity.succession import Succession, check
 from parhelion.store import Refused, Statement, Store
@@ -24,13 +27,16 @@ BANNED_HINT = "ask the pool's owner: `parhelion nodes allow` lets it in again"
 
 # A banned or succeeded peer stays what it is, also when the decision fell while we waited.
 _ADMIT = """
-INSERT INTO node_access(peer, state, reason, at_ms) VALUES (?, 'admitted', 'invite', ?)
-ON CONFLICT(peer) DO UPDATE SET at_ms = excluded.at_ms WHERE state IN ('admitted', 'allowed')
+INSERT INTO node_access(peer, state, reason, at_ms, name) VALUES (?, 'admitted', 'invite', ?, ?)
+ON CONFLICT(peer) DO UPDATE
+SET at_ms = excluded.at_ms, name = iif(excluded.name = '', name, excluded.name)
+WHERE state IN ('admitted', 'allowed')
 """
 _DECIDE = """
-INSERT INTO node_access(peer, state, reason, at_ms) VALUES (?, ?, ?, ?)
+INSERT INTO node_access(peer, state, reason, at_ms, name) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT(peer) DO UPDATE
-SET state = excluded.state, reason = excluded.reason, at_ms = excluded.at_ms
+SET state = excluded.state, reason = excluded.reason, at_ms = excluded.at_ms,
+    name = iif(excluded.name = '', name, excluded.name)
 WHERE state <> 'succeeded'
 """
 _END = """
@@ -53,6 +59,7 @@ class Standing:
 
     state: State
     reason: str = ""
+    name: str = ""
 
 
 class NodeAccess:
@@ -82,20 +89,23 @@ class NodeAccess:
 
     async def load(self) -> None:
         """Read what was decided before; once, before the first node."""
-        rows = await self._store.read("SELECT peer, state, reason FROM node_access")
+        rows = await self._store.read("SELECT peer, state, reason, name FROM node_access")
         self._written = {
-            str(peer): Standing(_state(state), str(reason)) for peer, state, reason in rows
+            str(peer): Standing(msgspec.convert(state, State), str(reason), str(name))
+            for peer, state, reason, name in rows
         }
         await self.drains.load()
 
-    async def admit(self, peer: str, invite: str | None, whence: Whence = "far") -> None:
+    async def admit(
+        self, peer: str, invite: str | None, whence: Whence = "far", name: str = ""
+    ) -> None:
         """Return when the peer may join; Problem LINK_REFUSED otherwise, with what to do.
 
-        DRAINING for one that may join at another time.
+        DRAINING for one that may join at another time. Who is written down is so with its `name`.
         """
         needed = self._needed(peer, invite, whence)
         if needed is not None:
-            await self._redeem(peer, needed)
+            await self._redeem(peer, needed, chosen_name(peer, name))
             # Banned while its invite was being spent: memory knows it by now.
             self.refuse_ended(peer)
 
@@ -143,13 +153,20 @@ class NodeAccess:
         if now.state == "succeeded":
             raise _refused("this node's key was succeeded by another", "use the new key")
 
-    async def ban(self, peer: str, reason: str) -> None:
-        """Refuse this peer from now on; who ends its running session is the caller."""
-        await self._decide(peer, "banned", reason)
+    async def ban(self, peer: str, reason: str, name: str = "") -> None:
+        """Refuse this peer from now on; who ends its running session is the caller.
 
-    async def allow(self, peer: str) -> None:
+        `name`: what it is called now, to be known by that also when it is away.
+        """
+        await self._decide(peer, "banned", reason, name)
+
+    async def allow(self, peer: str, name: str = "") -> None:
         """Let this peer in from now on, also one that was banned."""
-        await self._decide(peer, "allowed", "admin")
+        await self._decide(peer, "allowed", "admin", name)
+
+    def name_of(self, peer: str) -> str | None:
+        """What its operator had called a peer when something was decided of it."""
+        return self.drains.name(peer) or self._called(peer) or None
 
     async def succeed(self, succession: Succession) -> None:
         """Let the new key take the old one's place, whose own time ends; Problem otherwise."""
@@ -168,7 +185,7 @@ class NodeAccess:
             await self._store.commit(unit)
         except Refused as refused:
             raise _refused("one of the two keys was banned or succeeded", "") from refused
-        self._written[old] = Standing("succeeded")
+        self._written[old] = Standing("succeeded", name=self._called(old))
         known = self._written.get(new)
         if known is None or known.state == "admitted":
             self._written[new] = Standing(inherited)
@@ -176,6 +193,10 @@ class NodeAccess:
     async def decisions(self, state: Decided | None) -> tuple[tuple[Decision, ...], bool]:
         """What holds of peers, the latest first, and whether there is more than is told."""
         return await decisions(self._store, self._listed, state)
+
+    def _called(self, peer: str) -> str:
+        known = self._written.get(peer)
+        return "" if known is None else known.name
 
     def _standing(self, peer: str) -> Standing | None:
         written = self._written.get(peer)
@@ -190,11 +211,11 @@ class NodeAccess:
     def _may_always(self, peer: str) -> bool:
         return self._state_of(peer) == "allowed" or peer in self._listed
 
-    async def _redeem(self, peer: str, invite: str) -> None:
+    async def _redeem(self, peer: str, invite: str, name: str = "") -> None:
         now_ms = self._clock.now_ms()
         unit = [
             self._invites.spend(invite),
-            Statement("access.admit", _ADMIT, (peer, now_ms), rows=1),
+            Statement("access.admit", _ADMIT, (peer, now_ms, name), rows=1),
         ]
         try:
             await self._store.commit(unit)
@@ -204,13 +225,14 @@ class NodeAccess:
             now = self._standing(peer)
             why = "" if now is None else now.reason
             raise _refused(banned_words(why), BANNED_HINT) from refused
-        self._written.setdefault(peer, Standing("admitted"))
+        self._written.setdefault(peer, Standing("admitted", name=name))
 
-    async def _decide(self, peer: str, state: State, reason: str) -> None:
+    async def _decide(self, peer: str, state: State, reason: str, name: str) -> None:
         public_of(peer)
         said = reason[:REASON_LIMIT_CHARS]
-        row = (peer, state, said, self._clock.now_ms())
-        now = Standing(state, said)
+        called = chosen_name(peer, name) or self._called(peer)
+        row = (peer, state, said, self._clock.now_ms(), called)
+        now = Standing(state, said, called)
         if state == "banned":
             self._banning[peer] = now
         try:
@@ -231,14 +253,6 @@ class NodeAccess:
 def banned_words(reason: str) -> str:
     """What a banned node is told; `reason` is its owner's, and may be empty."""
     return "this node was banned by the pool's owner" + (f": {reason}" if reason else "")
-
-
-def _state(value: object) -> State:
-    states: tuple[State, ...] = ("admitted", "allowed", "banned", "succeeded")
-    for state in states:
-        if value == state:
-            return state
-    raise ValueError(f"node_access has a state {value!r}")
 
 
 def _refused(message: str, hint: str) -> Problem:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, get_args
 
+import msgspec
+
 from parhelion.store import Store
 from parhelion.words import Record
 
@@ -48,7 +50,11 @@ async def decisions(
     `listed` are the peers that the configuration allows; what is decided of one counts before it.
     """
     rows = await store.read(_LIST, (state, DECISIONS_LIMIT + 1))
-    found = [_decision(*map(_text, row[:4]), at_ms=row[4]) for row in rows[:DECISIONS_LIMIT]]
+    names = ("peer", "state", "reason", "next", "at_ms")
+    found = [
+        msgspec.convert(dict(zip(names, row, strict=True)), Decision)
+        for row in rows[:DECISIONS_LIMIT]
+    ]
     if state in (None, "allowed"):
         known = await store.read("SELECT peer FROM node_access WHERE state <> 'admitted'")
         rest = set(listed) - {str(peer) for (peer,) in known}
@@ -57,17 +63,3 @@ async def decisions(
             for peer in sorted(rest)
         ]
     return tuple(found), len(rows) > DECISIONS_LIMIT
-
-
-def _text(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
-def _decision(
-    peer: str | None, state: str | None, reason: str | None, next: str | None, *, at_ms: object
-) -> Decision:
-    assert peer is not None and isinstance(at_ms, int), "columns that are never null"
-    for known in DECIDED:
-        if state == known:
-            return Decision(peer=peer, state=known, reason=reason or "", at_ms=at_ms, next=next)
-    raise ValueError(f"a peer has the state {state!r}")

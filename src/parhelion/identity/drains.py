@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from parhelion.identity.names import chosen_name
 from parhelion.identity.peers import public_of
 from parhelion.store import Statement, Store
 from parhelion.words import Clock, Problem, ProblemCode
@@ -15,8 +16,10 @@ DRAIN_LIMIT_S = 3600.0
 """An hour: the longest answers are over, and a drain that never ends is none."""
 
 _DRAIN = """
-INSERT INTO node_drains(peer, reason, at_ms) VALUES (?, ?, ?)
-ON CONFLICT(peer) DO UPDATE SET reason = excluded.reason, at_ms = excluded.at_ms
+INSERT INTO node_drains(peer, reason, at_ms, name) VALUES (?, ?, ?, ?)
+ON CONFLICT(peer) DO UPDATE
+SET reason = excluded.reason, at_ms = excluded.at_ms,
+    name = iif(excluded.name = '', name, excluded.name)
 """
 _UNDRAIN = "DELETE FROM node_drains WHERE peer = ?"
 
@@ -24,10 +27,11 @@ _UNDRAIN = "DELETE FROM node_drains WHERE peer = ?"
 class Drain:
     """A word that somebody said once: no two are the same, whatever they say."""
 
-    __slots__ = ("reason",)
+    __slots__ = ("name", "reason")
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, name: str) -> None:
         self.reason = reason
+        self.name = name
 
 
 class Drains:
@@ -44,13 +48,18 @@ class Drains:
 
     async def load(self) -> None:
         """Read what was decided before; once, before the first node."""
-        rows = await self._store.read("SELECT peer, reason FROM node_drains")
-        self._written = {str(peer): Drain(str(reason)) for peer, reason in rows}
+        rows = await self._store.read("SELECT peer, reason, name FROM node_drains")
+        self._written = {str(peer): Drain(str(reason), str(name)) for peer, reason, name in rows}
 
     def reason(self, peer: str) -> str | None:
         """Why the peer is drained, as it is told; None when it is not."""
         said = self._coming.get(peer) or self._written.get(peer)
         return None if said is None else _words(said.reason)
+
+    def name(self, peer: str) -> str:
+        """What the drained peer was called by its operator; empty where that is not known."""
+        said = self._written.get(peer)
+        return "" if said is None else said.name
 
     def refuse(self, peer: str) -> None:
         """Problem DRAINING when the peer is drained: it may come back, so it goes on asking."""
@@ -62,14 +71,15 @@ class Drains:
                 hint=f"it is let in again after: parhelion nodes undrain {peer}",
             )
 
-    async def drain(self, peer: str, reason: str) -> str:
+    async def drain(self, peer: str, reason: str, name: str = "") -> str:
         """Keep the peer out from now on; the reason as it is told. Who asks it to go is the caller.
 
         At once, while the row is on its way: a node that finishes early must not come back first.
         """
         public_of(peer)
-        said = self._coming[peer] = Drain(reason[:REASON_LIMIT_CHARS])
-        row = (peer, said.reason, self._clock.now_ms())
+        called = chosen_name(peer, name) or self.name(peer)
+        said = self._coming[peer] = Drain(reason[:REASON_LIMIT_CHARS], called)
+        row = (peer, said.reason, self._clock.now_ms(), called)
         try:
             await self._store.commit([Statement("drains.drain", _DRAIN, row, rows=1)])
             # Commits end in their order, so the later of two commands has the last word here too.

@@ -34,6 +34,11 @@ def is_derived_name(name: str) -> bool:
     return _DERIVED.fullmatch(name) is not None
 
 
+def chosen_name(peer: str, name: str) -> str:
+    """The name that an operator chose for a node; empty for the one that is made from its key."""
+    return "" if name == node_name(peer) else name
+
+
 def node_name(peer: str) -> str:
     """A stable name such as `amber-heron-3f2a`; a nickname, never an identity."""
     digest = hashlib.sha256(b"parhelion/node-name/1\0" + peer.encode()).digest()

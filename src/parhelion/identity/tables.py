@@ -67,6 +67,12 @@ CREATE TABLE node_drains(
 ) STRICT, WITHOUT ROWID;
 """
 
+_NAMES = """
+-- What its operator had called the node when that was decided; '' where nobody chose a name.
+ALTER TABLE node_access ADD COLUMN name TEXT NOT NULL DEFAULT '';
+ALTER TABLE node_drains ADD COLUMN name TEXT NOT NULL DEFAULT '';
+"""
+
 _WALLETS = """
 -- A wallet (CAIP-10) is a credential of exactly one account; an account may have several.
 CREATE TABLE wallets(
@@ -80,5 +86,6 @@ CREATE INDEX wallets_of_account ON wallets(account, linked_at_ms);
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(number=20, room="identity", sql=_TABLES),
     Migration(number=21, room="identity", sql=_BANS_AND_DRAINS),
-    Migration(number=22, room="identity", sql=_WALLETS),
+    Migration(number=22, room="identity", sql=_NAMES),
+    Migration(number=23, room="identity", sql=_WALLETS),
 )

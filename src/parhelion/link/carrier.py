@@ -137,13 +137,13 @@ class Carrier(Generic[In]):
 
     async def abort(self) -> None:
         """End without a word, as a crash would."""
-        self._fail(broken("aborted by this side"))
+        self._fail(broken("aborted by this side"), planned=True)
         self._writer.cancel()
         await _shut(self._socket, CLOSE_NORMAL, "")
 
     async def _leave(self, bye: Bye, cause: LinkBroken) -> None:
         is_over = self._cause is not None
-        self._fail(cause)
+        self._fail(cause, planned=bye.code == ProblemCode.DRAINING)
         if not is_over and not self._writer.done():
             self._goodbye = bye
             self._has_work.set()
@@ -254,14 +254,18 @@ class Carrier(Generic[In]):
 
     def _say_ended(self, bye: Bye) -> None:
         cause = broken(f"the other side ended the link: {bye.message} ({bye.code})", bye.hint)
-        self._fail(cause)
+        self._fail(cause, planned=bye.code == ProblemCode.DRAINING)
         self._writer.cancel()
 
-    def _fail(self, cause: LinkBroken) -> LinkBroken:
-        """Remember the first cause, log it once, and let nobody wait; the cause that counts."""
+    def _fail(self, cause: LinkBroken, *, planned: bool = False) -> LinkBroken:
+        """Remember the first cause, log it once, and let nobody wait; the cause that counts.
+
+        A `planned` end is no failure: whose it is says so in words of its own.
+        """
         if self._cause is None:
             self._cause = cause
-            log.info("link ended", extra={"peer": self.peer, "cause": cause.message})
+            level = logging.DEBUG if planned else logging.INFO
+            log.log(level, "link ended", extra={"peer": self.peer, "cause": cause.message})
             self._has_room.set()
         return self._cause
 

@@ -68,6 +68,9 @@ Dial = Callable[[Address, NodeKey], Awaitable[Carrier[FromCoordinator]]]
 
 REFUSED_HINT = "compare the model file's digest and the engine's build with the pool's"
 
+KEPT_OUT = "kept out"
+"""What is shown of a node that asks again every few seconds, and is told why it may not come."""
+
 StandingState = Literal["measuring", "ready", "refused"]
 
 
@@ -77,11 +80,14 @@ class AgentState(Record, frozen=True, kw_only=True):
     `refused` are those that it does not, with its reasons. `standing` is what the pool says of a
     node that is `ready`: whether it gets paid work, is being measured for it, or is refused it.
     `fault`: the reason is one that was logged as a warning, not a goodbye that was announced.
+    `kept_out`: it is `joining`, and the pool has told it why it waits outside: it was drained, or
+    the coordinator is stopping.
     """
 
     state: Literal["joining", "ready", "draining", "gone"]
     reason: str | None = None
     fault: bool = False
+    kept_out: bool = False
     coordinator: str | None = None
     accepted: tuple[str, ...] = ()
     refused: tuple[NotTaken, ...] = ()
@@ -89,8 +95,8 @@ class AgentState(Record, frozen=True, kw_only=True):
 
     @property
     def shown(self) -> str:
-        """The one word for a person: of a node that is `ready`, its standing."""
-        return self.standing or self.state
+        """The word for a person: of a node that is `ready`, its standing."""
+        return KEPT_OUT if self.kept_out else self.standing or self.state
 
 
 class Agent:
@@ -132,6 +138,8 @@ class Agent:
         self._ended.set()
         self._was_welcomed = False
         self._was_told = False
+        self._was_sent_away = False
+        """By the coordinator, from this session: it has said why."""
         self.state = AgentState(state="joining")
 
     async def run(self) -> None:
@@ -147,13 +155,16 @@ class Agent:
                 is_steady = self._clock.monotonic_s() - began_s >= STEADY_S
                 failures = 0 if is_steady else failures + 1
                 wait_s = min(LONGEST_WAIT_S, backoff_s(failures, self._jitter()))
-                is_fault = self._is_fault(cause)
+                is_fault, now = self._is_fault(cause), self._joining_after(cause)
+                # Who is kept out asks for days and hears the same: that is no news.
+                is_news = not (now.kept_out and now == self.state)
+                level = logging.WARNING if is_fault else logging.INFO if is_news else logging.DEBUG
                 log.log(
-                    logging.WARNING if is_fault else logging.INFO,
+                    level,
                     "no link to the coordinator",
                     extra={"cause": cause.message, "hint": cause.hint, "again_in_s": wait_s},
                 )
-                self._become(AgentState(state="joining", reason=cause.message, fault=is_fault))
+                self._become(structs.replace(now, fault=is_fault))
                 await self._pause(wait_s)
             self._become(AgentState(state="gone", reason=self._leaving))
         except Problem as refusal:
@@ -201,6 +212,7 @@ class Agent:
             return problem
         finally:
             self._joining = None
+        self._was_sent_away = False
         try:
             now_ms = self._clock.now_ms()
             answer = await register(carrier, self._card(), self._address.invite, now_ms)
@@ -217,6 +229,8 @@ class Agent:
                 )
                 answer = await self._attend(session, answer, carrier.peer)
                 return self._farewell(answer, FOR_GOOD | {ProblemCode.CONFLICT.value})
+            # No member yet, so what it is told to wait for is not a session's own end.
+            self._was_sent_away = True
             return self._farewell(answer, FOR_GOOD)
         except LinkBroken as cause:
             return cause.problem()
@@ -255,6 +269,14 @@ class Agent:
         code = ProblemCode.DRAINING if planned else ProblemCode.LINK_BROKEN
         return Problem(code, bye.message, hint=bye.hint)
 
+    def _joining_after(self, cause: Problem) -> AgentState:
+        """Where a node stands that has no link for this cause."""
+        return AgentState(
+            state="joining",
+            reason=cause.message,
+            kept_out=self._was_sent_away and cause.code is ProblemCode.DRAINING,
+        )
+
     def _is_fault(self, cause: Problem) -> bool:
         """A coordinator that said goodbye is no fault, and a fault is one warning, not ten."""
         self._was_told = self._was_told or cause.code is ProblemCode.DRAINING
@@ -262,6 +284,7 @@ class Agent:
 
     def _drain_session(self, drain: Drain) -> None:
         """The coordinator asks this node to leave; it comes back when it is welcome again."""
+        self._was_sent_away = True
         self._become_draining(drain.reason)
         if self._session is not None:
             asked_s = DRAIN_DEADLINE_S if drain.deadline_s is None else drain.deadline_s

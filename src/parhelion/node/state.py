@@ -19,7 +19,11 @@ STATE_LIMIT_BYTES = 64 * 1024
 
 
 class NodeState(Record, frozen=True, kw_only=True):
-    """What a node says of itself; `address` is without its invite."""
+    """What a node says of itself; `address` is without its invite.
+
+    `models` are the digests that the pool takes from it, `names` what those are called here: an id
+    of the catalogue, or a file's stem, never a path.
+    """
 
     pid: int
     peer: str
@@ -31,6 +35,7 @@ class NodeState(Record, frozen=True, kw_only=True):
     reason: str | None = None
     coordinator: str | None = None
     models: tuple[str, ...] = ()
+    names: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     version: str = ""
 
 

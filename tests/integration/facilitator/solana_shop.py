@@ -39,6 +39,10 @@ class Shop:
     buyer: Keypair = field(default_factory=Keypair)
     seller: Keypair = field(default_factory=Keypair)
     fee_payer: Keypair = field(default_factory=Keypair)
+    carrier: EmbeddedSolana = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.carrier = EmbeddedSolana(self.rpc, self.fee_payer, look_every_s=0.01)
 
     def open(self, usdc_micro: int) -> Shop:
         self.minisol.fund(str(self.buyer.pubkey()), usdc_micro=usdc_micro)
@@ -47,8 +51,8 @@ class Shop:
         return self
 
     def facilitator(self, *, budget_s: float = 10.0) -> Embedded:
-        carrier = EmbeddedSolana(self.rpc, self.fee_payer, look_every_s=0.01)
-        return Embedded({CAIP2: carrier}, verify_budget_s=budget_s, settle_budget_s=budget_s)
+        networks = {CAIP2: self.carrier}
+        return Embedded(networks, verify_budget_s=budget_s, settle_budget_s=budget_s)
 
     @property
     def offer(self) -> SolanaOffer:

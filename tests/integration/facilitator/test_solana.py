@@ -189,9 +189,11 @@ async def test_a_chain_that_is_away_or_mad_refuses_nobody_and_grants_nothing(
 @pytest.mark.slow
 async def test_whoever_waits_for_his_turn_too_long_was_never_broadcast(shop: Shop) -> None:
     first, second = await shop.verified(), await shop.verified()
-    facilitator = shop.facilitator(budget_s=0.3)
     shop.rpc.fail("sendTransaction", hangs)
-    blocked, waiting = await asyncio.gather(facilitator.settle(first), facilitator.settle(second))
+    blocking = asyncio.create_task(shop.facilitator(budget_s=1.0).settle(first))
+    await asyncio.sleep(0.1)
+    waiting = await shop.facilitator(budget_s=0.1).settle(second)
+    blocked = await blocking
     assert isinstance(blocked, Ambiguous)
     assert isinstance(waiting, Refused) and waiting.code is Code.CHAIN_UNAVAILABLE
 

@@ -57,6 +57,7 @@ def test_a_request_is_one_line_with_its_request_account_node_and_hold(talkative:
     assert {"at", "level", "room", "event"} <= line.keys()
 
 
+@pytest.mark.slow
 def test_no_prompt_and_no_answer_is_in_any_log_nor_in_any_file(talkative: Running) -> None:
     answers = [talkative.call("POST", "/v1/chat/completions", CHAT)[2]]
     texts = [answer["choices"][0]["message"]["content"] for answer in answers]

@@ -215,6 +215,7 @@ class Coordinator:
         self.cancelled = 0
         self.expelled: list[str] = []
         self.sent_away: list[tuple[str, str, float]] = []
+        self.pardoned: list[str] = []
         self.attended: list[Any] = []
         self.slots_busy = 1
         self.catalogue_changes = 0
@@ -251,6 +252,9 @@ class Coordinator:
 
     def send_away(self, peer: str, reason: str, deadline_s: float) -> None:
         self.sent_away.append((peer, reason, deadline_s))
+
+    def pardon(self, peer: str) -> None:
+        self.pardoned.append(peer)
 
     def name_of(self, peer: str) -> str:
         return identity.node_name(peer)

@@ -189,12 +189,13 @@ async def test_a_banned_node_is_expelled_at_once_and_told_why(pool: Any, tmp_pat
     peer = NodeKey.load_or_create(tmp_path / "node.key").peer
     path = f"/v1/nodes/{peer}/ban"
     gone = await pool.call("POST", path, {"reason": "lies"}, key=ADMIN)
-    assert gone.json == {"peer": peer, "state": "banned"}
+    assert gone.json == {"peer": peer, "state": "banned", "here": False}
     assert pool.coordinator.expelled == [peer]
     with pytest.raises(Problem, match="banned by the pool's owner: lies"):
         await pool.access.admit(peer, None)
     back = await pool.call("POST", f"/v1/nodes/{peer}/allow", {}, key=ADMIN)
     assert back.json["state"] == "allowed"
+    assert pool.coordinator.pardoned == [peer], "nobody is told that it is banned any more"
     assert (await pool.call("POST", "/v1/nodes/none/ban", {}, key=ADMIN)).status == 404
 
 
@@ -207,7 +208,7 @@ async def test_a_drained_node_is_sent_away_and_waits_until_it_is_undrained(
     await pool.access.allow(peer)
     body = {"reason": "new fan", "deadline_s": 5}
     gone = await pool.call("POST", f"/v1/nodes/{peer}/drain", body, key=ADMIN)
-    assert gone.json == {"peer": peer, "state": "drained"}
+    assert gone.json == {"peer": peer, "state": "drained", "here": False}
     reason = "drained by the pool's owner: new fan"
     assert pool.coordinator.sent_away == [(peer, reason, 5.0)]
     with pytest.raises(Problem, match=reason) as caught:
@@ -216,8 +217,11 @@ async def test_a_drained_node_is_sent_away_and_waits_until_it_is_undrained(
     for wrong in ({"deadline_s": -1}, {"deadline_s": 3601}, {"reason": "x" * 201}, {"x": 1}):
         path = f"/v1/nodes/{peer}/drain"
         assert (await pool.call("POST", path, wrong, key=ADMIN)).status == 400
+    await pool.call("POST", f"/v1/nodes/{peer}/allow", {}, key=ADMIN)
+    assert pool.coordinator.pardoned == [], "allowed, and drained still"
     back = await pool.call("POST", f"/v1/nodes/{peer}/undrain", {}, key=ADMIN)
     assert back.json["state"] == "undrained"
+    assert pool.coordinator.pardoned == [peer]
     await pool.access.admit(peer, None)
     again = await pool.call("POST", f"/v1/nodes/{peer}/undrain", {}, key=ADMIN)
     assert again.status == 200, "twice is once"
@@ -272,7 +276,7 @@ async def test_a_key_is_succeeded_by_the_one_that_it_signed_for_and_its_session_
     assert (refused.status, refused.error["param"]) == (404, "new")
     assert pool.coordinator.expelled == []
     done = await pool.call("POST", path, signed, key=ADMIN)
-    assert done.json == {"peer": old.peer, "state": "succeeded"}
+    assert done.json == {"peer": old.peer, "state": "succeeded", "here": False}
     assert pool.coordinator.expelled == [old.peer]
     with pytest.raises(Problem, match="succeeded by another"):
         await pool.access.admit(old.peer, None)

@@ -9,7 +9,12 @@ import msgspec
 import pytest
 
 from parhelion.bootstrap import local_node
-from parhelion.bootstrap.local_node import LocalNode, NodeOrder, NodeWord
+from parhelion.bootstrap.local_node import (
+    JOIN_SILENCE_LIMIT_S,
+    LocalNode,
+    NodeOrder,
+    NodeWord,
+)
 from parhelion.config import Config
 from parhelion.hosts import PING_EVERY_S, ChildGone
 
@@ -79,12 +84,23 @@ def passes(node: LocalNode, child: Any, from_s: float, to_s: float, *, answers: 
         now_s += PING_EVERY_S
 
 
-async def test_a_node_that_stands_still_is_ended_but_never_while_it_loads() -> None:
+async def test_a_node_that_stands_still_is_ended_but_not_soon_while_it_loads() -> None:
     node, child = LocalNode(NodeOrder(config=Config(), models=())), Obedient([])
     passes(node, child, 0.0, 600.0, answers=False)
-    assert child._sent == [] and not child.killed, "it has not joined yet: it loads"
+    assert not child.killed, "it has not joined yet: it loads"
     node._hear(msgspec.json.encode(NodeWord(joined="peer")))
     passes(node, child, 600.0, 1200.0, answers=True)
     assert len(child._sent) > 250 and not child.killed and node.peer == "peer"
     passes(node, child, 1200.0, 1209.0, answers=False)
+    assert child.killed
+
+
+async def test_a_node_that_stands_still_before_it_has_joined_is_ended_in_the_end() -> None:
+    node, child = LocalNode(NodeOrder(config=Config(), models=())), Obedient([])
+    passes(node, child, 0.0, 2 * JOIN_SILENCE_LIMIT_S, answers=True)
+    assert not child.killed, "it lives: who is kept out, or loads, is not ended for its time"
+    begin_s = 2 * JOIN_SILENCE_LIMIT_S
+    passes(node, child, begin_s, begin_s + JOIN_SILENCE_LIMIT_S - 2 * PING_EVERY_S, answers=False)
+    assert not child.killed
+    passes(node, child, begin_s + JOIN_SILENCE_LIMIT_S, begin_s + 1000.0, answers=False)
     assert child.killed

@@ -162,7 +162,7 @@ def test_nodes_are_invited_banned_drained_and_let_in_with_the_admin_key(
         ("drain", "drained"),
         ("undrain", "undrained"),
     ):
-        answer = {"peer": PEER, "state": state}
+        answer = {"peer": PEER, "state": state, "here": True}
         api.answers[f"POST /v1/nodes/{PEER}/{what}"] = (200, answer)
     options = ("--uses", "2", "--expires", "1d", *api.options())
     assert parhelion("nodes", "invite", *options)[:2] == (0, "secret\n")
@@ -215,8 +215,36 @@ def test_a_node_is_named_as_it_is_shown_where_only_one_has_the_name(
     assert parhelion("nodes", "ban", "red-fox", *api.options())[:2] == (0, f"banned {PEER}\n")
     code, _, err = parhelion("nodes", "ban", "twin", *api.options())
     assert code == 2 and "2 nodes are called 'twin'" in err and "say which" in err
+    api.answers["GET /v1/nodes/access"] = (200, {"data": []})
     code, _, err = parhelion("nodes", "ban", "nobody", *api.options())
     assert code == 2 and "nor the name of a node that is shown" in err
+
+
+def test_a_node_that_is_away_is_named_as_it_was_when_something_was_decided(
+    parhelion: Run, api: Any
+) -> None:
+    api.answers["GET /v1/nodes"] = (200, {"data": [{"name": "amber", "peer": "a"}]})
+    away = {"name": "node2", "peer": PEER, "state": "drained"}
+    api.answers["GET /v1/nodes/access"] = (200, {"data": [away, {**away, "state": "allowed"}]})
+    answer = {"peer": PEER, "state": "undrained", "here": False}
+    api.answers[f"POST /v1/nodes/{PEER}/undrain"] = (200, answer)
+    code, out, _ = parhelion("nodes", "undrain", "node2", *api.options())
+    assert (code, out) == (0, f"undrained {PEER}\n")
+
+
+def test_who_is_allowed_and_not_here_must_be_started_again(parhelion: Run, api: Any) -> None:
+    path = f"POST /v1/nodes/{PEER}/allow"
+    for here in (True, False):
+        api.answers[path] = (200, {"peer": PEER, "state": "allowed", "here": here})
+        code, out, err = parhelion("nodes", "allow", PEER, *api.options())
+        assert (code, out) == (0, f"allowed {PEER}\n")
+        assert ("start it again" in err) != here and len(err.splitlines()) == (not here)
+
+
+@pytest.mark.parametrize("said", ["-5s", "5", "soon", "--json"])
+def test_what_is_no_duration_is_told_what_one_is(parhelion: Run, api: Any, said: str) -> None:
+    code, _, err = parhelion("nodes", "drain", PEER, "--within", said, *api.options())
+    assert code == 2 and f"{said!r} is not a duration" in err and "90s, 15m" in err
 
 
 def test_without_the_admin_key_a_command_says_where_to_run_it(parhelion: Run, api: Any) -> None:

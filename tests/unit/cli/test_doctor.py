@@ -13,6 +13,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from parhelion.bootstrap.coordinator import MIGRATIONS
@@ -23,8 +24,9 @@ from parhelion.cli.inspection import QUICK_LIMIT_BYTES
 from parhelion.cli.options import Client
 from parhelion.engines.prove import judge, prove
 from parhelion.engines.toolchain import find_compiler
-from parhelion.identity import write_secret
+from parhelion.identity import lock_node, write_secret
 from parhelion.models.digests import file_digest
+from parhelion.node import NodeState, write_state
 from parhelion.store import Store
 from parhelion.testing import ManualClock
 from parhelion.words import AssetClass, Problem, ProblemCode
@@ -130,13 +132,53 @@ def test_a_node_that_leaves_or_is_silent_changes_its_line() -> None:
     assert "1 of 2 have joined" in checks.node([READY], {**WAITING, "need": 2}).detail
 
 
+def test_where_all_nodes_are_kept_out_the_hint_is_not_to_join_only() -> None:
+    line = checks.node([{**SUSPECT, "state": "refused", "reason": "banned"}], WAITING)
+    assert (state(line), "parhelion nodes access" in str(line.hint)) == ("fail", True)
+    assert "access" not in str(checks.node([], WAITING).hint)
+
+
+def test_a_reason_stands_in_brackets_as_in_the_list_of_nodes() -> None:
+    line = checks.node([{**SUSPECT, "state": "refused", "reason": "drained by x"}], WAITING)
+    assert line.detail == "grey refused (drained by x)"
+    assert checks.node([{**SUSPECT, "reason": None}], WAITING).detail == "grey suspect"
+
+
+NODE = NodeState(
+    pid=1, peer="p", name="red-fox", state="ready", since_ms=1, started_at_ms=0,
+    address="http://192.0.2.7:3001", models=("5" * 64,), names={"5" * 64: "a/b"},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("at", "reason", "running", "expected"),
+    [
+        ("ready", None, True, "ok"),
+        ("measuring", "its ids are compared", True, "ok"),
+        ("kept out", "drained by the pool's owner: fan", True, "warn"),
+        ("joining", "nobody listens", True, "warn"),
+        ("refused", "noise", True, "warn"),
+        ("loading", None, True, "warn"),
+        ("gone", "banned by the pool's owner", False, "fail"),
+    ],
+)
+def test_a_nodes_own_line_says_where_it_stands_and_why(
+    at: str, reason: str | None, running: bool, expected: str
+) -> None:
+    line = checks.own_node(msgspec.structs.replace(NODE, state=at, reason=reason), running)
+    assert state(line) == expected
+    assert "red-fox" in line.detail and (reason is None or f"({reason})" in line.detail)
+    assert ("not running" in line.detail) == (not running)
+    assert ("a/b" in line.detail) == (expected == "ok")
+
+
 def test_a_failed_engine_is_its_own_line_and_not_the_nodes() -> None:
     assert state(checks.node([FAILED], WAITING)) == "ok"
     assert state(checks.node([READY, FAILED], OPEN)) == "ok"
     assert state(checks.engine([FAILED])) == "fail"
     assert state(checks.engine([READY, FAILED])) == "warn"
     for nodes in ([FAILED], [READY, FAILED]):
-        assert "blue failed engine crashed" in checks.engine(nodes).detail
+        assert "blue failed (engine crashed)" in checks.engine(nodes).detail
 
 
 def test_a_node_without_the_pools_default_model_is_none() -> None:
@@ -258,6 +300,22 @@ async def make_database(path: Path) -> None:
     clock = ManualClock()
     store = await Store.open(path, MIGRATIONS, AssetClass.LOCAL, clock)
     await store.close()
+
+
+def test_the_folder_of_a_node_is_told_from_a_coordinators(parhelion: Run, data: Path) -> None:
+    write_state(data, msgspec.structs.replace(NODE, state="kept out", reason="drained: fan"))
+    none = ("--api-port", "9")
+    assert "start one" in line_of(parhelion, data, "node", *none)["hint"], "it has a database"
+    lock = lock_node(data)
+    assert "red-fox kept out (drained: fan)" in line_of(parhelion, data, "node", *none)["detail"]
+    line = line_of(parhelion, data, "coordinator", *none)
+    assert line["state"] == "ok" and "http://192.0.2.7:3001" in line["detail"]
+    lock.release()
+    (data / "parhelion.db").unlink()
+    line = line_of(parhelion, data, "node", *none)
+    assert (line["state"], "not running" in line["detail"]) == ("fail", True)
+    _, out, _ = parhelion("doctor", "--json", "--data", str(data), *none)
+    assert "parhelion up" not in out and '"ports"' not in out, "a node has no ports"
 
 
 def test_a_settings_file_that_is_broken_fails_its_line_and_the_rest_goes_on(

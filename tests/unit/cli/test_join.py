@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from parhelion.cli.join import Joining, one_of, talk_of
@@ -80,7 +81,9 @@ def test_a_state_says_what_is_and_what_was() -> None:
     )
     text = described(state, running=True, now_ms=7_200_000)
     assert text.startswith("joining (nobody listens), since ") and "(2 h)" in text
-    assert "Pid    7" in text
+    assert "Pid    7" in text and "Models -" in text
+    served = msgspec.structs.replace(state, models=("5" * 64, "1" * 64), names={"1" * 64: "a/b"})
+    assert "  Models 555555555555, a/b\n" in described(served, running=True, now_ms=0)
     gone = described(state, running=False, now_ms=0)
     assert gone.startswith("not running (nobody listens)") and "Pid" not in gone
 
@@ -100,6 +103,10 @@ def test_each_change_of_standing_is_one_line_with_its_reason() -> None:
         (
             {"state": "joining", "reason": "nobody listens at x"},
             ["joining: waiting for the coordinator: nobody listens at x"],
+        ),
+        (
+            {"state": "joining", "kept_out": True, "reason": "drained by the pool's owner"},
+            ["kept out, and asks again every few seconds: drained by the pool's owner"],
         ),
         (ready, ["joined again"]),
         (

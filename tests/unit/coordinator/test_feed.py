@@ -10,7 +10,7 @@ import pytest
 
 from parhelion.coordinator import feed as feeds
 from parhelion.coordinator.feed import NodeFeed, NodesEvent, Reader
-from parhelion.coordinator.roster import GONE_KEPT, REFUSED_KEPT, SHOWN_S, Roster
+from parhelion.coordinator.roster import GONE_KEPT, PARDONED, REFUSED_KEPT, SHOWN_S, Roster
 from parhelion.coordinator.views import NodeView
 from parhelion.words import Problem, ProblemCode
 
@@ -266,6 +266,18 @@ def test_a_member_that_is_refused_is_one_entry() -> None:
     roster.refused("a", "banned")
     assert [(one.peer, one.state) for one in roster.shown()] == [("a", "refused")]
     assert roster.names.by_name("a") == {"a"}
+
+
+def test_who_is_pardoned_is_away_and_not_refused() -> None:
+    roster = Roster(Clock())
+    roster.left(view("a"), "banned")
+    for peer in ("a", "stranger"):
+        roster.refused(peer, "banned")
+        roster.pardoned(peer)
+    assert [(one.peer, one.state, one.reason) for one in roster.shown()] == [
+        ("a", "gone", PARDONED)
+    ]
+    roster.pardoned("nobody")
 
 
 def test_strangers_do_not_fill_the_memory() -> None:

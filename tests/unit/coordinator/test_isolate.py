@@ -415,3 +415,24 @@ async def test_a_begun_suspect_waits_for_a_node_as_long_as_any_begun_answer(pool
         with pytest.raises(Problem):
             await pool.read(suspect)
     await pool.assert_settled()
+
+
+async def test_a_suspect_that_had_nothing_yet_waits_for_its_only_nodes_engine(
+    closed_pool: Any,
+) -> None:
+    pool = closed_pool
+    await pool.open(resume_wait_s=5.0)
+    node = await pool.node()
+    _account, secret = await pool.user(10_000)
+    answer = await pool.serve(secret, max_tokens=4)
+    job = await node.job()
+    # In either order: the node's word for its engine may come before that for the job.
+    node.beat(engine="crashed", reason="signal 9")
+    node.fail(job, "engine_crashed")
+    for _ in range(20):
+        await asyncio.sleep(0)
+    node.script = pool.answering(*[pool.A] * 4)
+    node.beat()
+    text, last = await asyncio.wait_for(pool.read(answer), 5)
+    assert (text, last.usage.migrations) == ("aaaa", 1)
+    await pool.assert_settled()

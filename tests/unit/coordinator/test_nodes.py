@@ -256,6 +256,20 @@ async def test_a_drained_node_gets_nothing_new_finishes_and_stays_out_until_undr
     await pool.assert_settled()
 
 
+async def test_a_drained_node_keeps_its_name_when_the_coordinator_starts_again(pool: Any) -> None:
+    node = await pool.node(name="node2")
+    name = pool.coordinator.name_of(node.peer)
+    await pool.access.drains.drain(node.peer, "fan", name)
+    await pool.crash()
+    await pool.open()
+    assert (name, pool.coordinator.name_of(node.peer)) == ("node2", "node2"), "also unseen"
+    again = pool.fake(key=node.key)
+    await pool.join(again, name="bad news")
+    (shown,) = pool.coordinator.known_nodes()
+    assert (shown.name, shown.state) == ("node2", "refused"), "what it says now is not repeated"
+    await pool.access.drains.undrain(node.peer)
+
+
 async def test_a_drained_node_without_a_job_that_does_not_leave_is_sent_off(pool: Any) -> None:
     deaf = await pool.node()
     pool.coordinator.send_away(deaf.peer, "drained", 5.0)
@@ -597,6 +611,30 @@ async def test_a_job_that_nobody_waits_for_keeps_no_other_from_hearing_of_the_no
         await pool.read(answer)
     assert caught.value.code == ProblemCode.NODE_LOST
     assert states(pool) == {}
+
+
+class Broken:
+    """A job whose end we fail to tell."""
+
+    def lost(self, problem: Problem) -> None:
+        raise RuntimeError("a bug of ours")
+
+
+async def test_a_job_that_cannot_be_told_of_the_nodes_end_keeps_neither_node_nor_others(
+    pool: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret)
+    await node.job()
+    session = pool.coordinator.registry.member(node.peer)
+    session.attempts = {("broken", 1): Broken(), **session.attempts}
+    node.die()
+    with pytest.raises(Problem) as caught:
+        await pool.read(answer)
+    assert caught.value.code == ProblemCode.NODE_LOST
+    assert states(pool) == {}, "it is no member for ever"
+    assert any(record.exc_info for record in caplog.records), "and our bug is in the log"
 
 
 async def test_what_a_node_reports_of_itself_is_not_used(pool: Any) -> None:

@@ -449,3 +449,27 @@ async def test_to_rather_have_another_node_calls_for_no_fallback() -> None:
     assert ticket.got.result().peer == "n2"
     shunned = world.places.place(need, "x", 60.0, without=["n2"], begun=True)
     assert shunned.got.result().fallback, "where it never could, the fallback is called for"
+
+
+async def test_a_suspects_wait_for_a_node_begins_anew_when_one_came_and_left_again() -> None:
+    world = World(random.Random(1))
+    suspect = replace(Need("d", 10, 5), alone=True)
+    ticket = world.places.place(suspect, "x", 60.0, come_s=5.0)
+    first = ticket.deserted
+    assert first is not None, "nobody is there"
+    card = NodeCard(
+        peer="n1", name="n", version="", device="", backend="", slots=1, kv_tokens=300, models=()
+    )
+    node = Node(card, {"d": Room(context=200, slots=1, kv_tokens=300)}, 0, world.s, world.s)
+    node.reserve(Need("d", 10, 5), world.s)
+    seated = Seated(node)
+    world.registry.enter(seated)  # type: ignore[arg-type]
+    assert ticket.deserted is None and first.cancelled(), "it could be served: that is its turn"
+    world.registry.leave(seated)  # type: ignore[arg-type]
+    second = ticket.deserted
+    assert second is not None and second.when() > first.when() and not ticket.got.done()
+    world.places.leave(ticket)
+    with pytest.raises(Problem):
+        await ticket.got
+    await asyncio.sleep(0)
+    assert second.cancelled(), "and nothing of it is left behind"

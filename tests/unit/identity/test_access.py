@@ -325,6 +325,29 @@ async def test_what_is_remembered_of_peers_is_listed_the_latest_first(
     assert more and len([one for one in found if one.at_ms is not None]) == 1
 
 
+async def test_the_name_that_a_node_had_is_remembered_with_what_was_decided(
+    access: MakeAccess, invites: Invites, clock: Any
+) -> None:
+    third = NodeKey(bytes([7] * 32)).peer
+    pool = await access("invite")
+    secret = await invites.create(uses=1, ttl_s=60)
+    await pool.admit(PEER, secret, name="node1")
+    await pool.ban(NEW.peer, "it lied", "node2")
+    await pool.drains.drain(third, "fan", "node3")
+    await pool.drains.drain(third, "fan, still")
+
+    def names(one: NodeAccess) -> list[str | None]:
+        return [one.name_of(peer) for peer in (PEER, NEW.peer, third)]
+
+    for one in (pool, await access("invite")):
+        assert names(one) == ["node1", "node2", "node3"]
+    await pool.allow(NEW.peer)
+    await pool.allow(third, identity.node_name(third))
+    await pool.drains.undrain(third)
+    for one in (pool, await access("invite")):
+        assert names(one) == ["node1", "node2", None], "the key's own name is nobody's choice"
+
+
 async def test_near_lets_in_who_comes_from_this_machine_and_asks_all_others_for_an_invite(
     access: MakeAccess, invites: Invites
 ) -> None:

@@ -325,7 +325,7 @@ async def test_a_reader_that_takes_nothing_is_found_by_the_time_it_takes(
 
 
 async def test_a_long_goodbye_is_kept_and_logged_short(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "parhelion.link")
+    caplog.set_level(logging.DEBUG, "parhelion.link")
     async with session() as (node, coordinator, _, _):
         words = "bye\n" * 100_000
         await node.close(Bye(code="draining", message=words, hint=words))
@@ -339,6 +339,31 @@ async def test_a_long_goodbye_is_kept_and_logged_short(caplog: pytest.LogCapture
     logged = [getattr(r, "cause", "") for r in caplog.records if r.msg == "link ended"]
     coordinators = [cause for cause in logged if "the other side ended" in cause]
     assert coordinators and all(len(cause) < 400 for cause in coordinators)
+
+
+@pytest.mark.parametrize(
+    ("code", "level"), [("draining", logging.DEBUG), ("link_refused", logging.INFO)]
+)
+async def test_only_an_end_that_is_a_failure_is_news(
+    caplog: pytest.LogCaptureFixture, code: str, level: int
+) -> None:
+    caplog.set_level(logging.DEBUG, "parhelion.link")
+    async with session() as (node, coordinator, _, _):
+        await node.close(Bye(code=code, message="why"))
+        await coordinator.receive()
+    assert [r.levelno for r in caplog.records if r.msg == "link ended"] == [level, level]
+
+
+async def test_a_link_that_we_end_without_a_word_is_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "parhelion.link")
+    async with session() as (node, coordinator, _, _):
+        await node.abort()
+        assert not caplog.records, "as after a knock"
+        with pytest.raises(LinkBroken):
+            await coordinator.receive()
+        assert [r.msg for r in caplog.records] == ["link ended"], "the other side was not told"
 
 
 async def test_a_send_that_was_waiting_hears_of_the_end() -> None:

@@ -229,6 +229,7 @@ def test_by_invite_a_node_joins_with_the_printed_command_and_is_remembered(
     assert again.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["killed", "stopped"])
 def test_after_a_restart_of_the_coordinator_its_nodes_come_back_by_themselves(
     home: Any, tmp_path: Path, end: str
