@@ -72,6 +72,7 @@ async def serve_pool(
 ) -> None:
     """Serve the models of `files` until `stop` is set, then drain; see `pool.run_coordinator`."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    check_payments(config)
     data = folder(config)
     pem = None
     if certificate is not None:
@@ -107,6 +108,17 @@ async def serve_pool(
                 _tell_changes(rooms.coordinator, need, on_pool)
             await stop.wait()
         await rooms.coordinator.drain(DRAIN_DEADLINE_S)
+
+
+def check_payments(config: Config) -> None:
+    """Problem for a network to be paid on: no route takes a payment yet, and silence would lie."""
+    if config.x402.networks:
+        names = ", ".join(network.id for network in config.x402.networks)
+        raise Problem(
+            ProblemCode.CONFIG_INVALID,
+            f"payments by x402 ({names}) are not served by this version yet",
+            hint="take [[x402.networks]] out, or unset NEXT_PUBLIC_RECEIVER_ADDRESS",
+        )
 
 
 def _with_names(config: Config, certificate: identity.Certificate) -> Config:
