@@ -19,4 +19,4 @@ def test_a_network_to_be_paid_on_is_refused_while_no_route_takes_a_payment() -> 
 
 def test_so_is_the_guides_receiver_in_the_environment() -> None:
     with pytest.raises(Problem, match="solana-devnet"):
-        check_payments(load(None, {"NEXT_PUBLIC_RECEIVER_ADDRESS": "a" * 40}))
+        check_payments(load(None, {"NEXT_PUBLIC_RECEIVER_ADDRESS": "a" * 40}, {}))
