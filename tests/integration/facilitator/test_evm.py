@@ -359,6 +359,7 @@ async def test_what_is_unspent_is_open_while_it_is_valid_and_dead_afterwards(sho
     assert isinstance(dead, Refused) and dead.code is Code.EXPIRED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["eth_call", "eth_blockNumber"])
 @pytest.mark.parametrize("fault", [hangs, is_lost, is_away])
 async def test_a_chain_that_is_away_refuses_nobody_and_grants_nothing(
@@ -373,6 +374,7 @@ async def test_a_chain_that_is_away_refuses_nobody_and_grants_nothing(
     assert time.monotonic() - begun < 2
 
 
+@pytest.mark.slow
 async def test_another_chains_payment_is_refused(shop: Shop) -> None:
     other = replace(shop.offer, network="eip155:8453")
     carrier = Embedded({"eip155:8453": shop.carrier})

@@ -144,7 +144,15 @@ async def test_a_broadcast_that_nobody_took_is_refused_as_our_trouble(shop: Shop
     assert outcome.is_ours and outcome.code is Code.CHAIN_UNAVAILABLE
 
 
-@pytest.mark.parametrize("fault", [hangs, is_lost, says("1" * 88), says(7)])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        is_lost,
+        pytest.param(hangs, marks=pytest.mark.slow),
+        pytest.param(says("1" * 88), marks=pytest.mark.slow),
+        pytest.param(says(7), marks=pytest.mark.slow),
+    ],
+)
 async def test_a_broadcast_that_may_have_gone_out_is_ambiguous(shop: Shop, fault: Any) -> None:
     payment = await shop.verified()
     shop.rpc.fail("sendTransaction", fault)

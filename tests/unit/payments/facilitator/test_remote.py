@@ -44,7 +44,7 @@ from tests.unit.payments.facilitator.sketches import (
 )
 
 PATIENCE_S = 10.0
-HASTE_S = 0.3
+HASTE_S = 0.2
 """For what never answers; whatever must succeed has time, also on a busy machine."""
 
 TRANSACTION = "5" * 88
