@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+PYTHONS_LIMIT = sys.getrecursionlimit()
+
+
+@pytest.fixture(autouse=True)
+def pythons_own_limit_of_recursion() -> None:
+    """py-evm raises the whole process's, and deep JSON from a stranger then ends the process.
+
+    In the product it has a process of its own; here it shares one with all other tests.
+    """
+    sys.setrecursionlimit(PYTHONS_LIMIT)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,22 +8,16 @@ from pathlib import Path
 
 import pytest
 
-PYTHONS_LIMIT = sys.getrecursionlimit()
+from tests.unit.chain.minievm.world import World
 
-# py-evm and its curves raise the whole process's limit of recursion where they are imported; deep
-# JSON would then end this process, whose other tests parse what strangers send.
-from tests.unit.chain.minievm.world import World  # noqa: E402
-
-DEEP_LIMIT = sys.getrecursionlimit()
-sys.setrecursionlimit(PYTHONS_LIMIT)
+DEEP_LIMIT = 100_000
+"""What py-evm and its curves ask for where they are imported: calls nest 1,024 deep."""
 
 
 @pytest.fixture(autouse=True)
-def deep_calls() -> Iterator[None]:
-    """What the chain's own process has: calls of contracts nest 1,024 deep."""
+def deep_calls(pythons_own_limit_of_recursion: None) -> None:
+    """The limit that the chain's own process has; every other test starts with Python's."""
     sys.setrecursionlimit(DEEP_LIMIT)
-    yield
-    sys.setrecursionlimit(PYTHONS_LIMIT)
 
 
 @pytest.fixture
