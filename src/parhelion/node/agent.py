@@ -145,7 +145,7 @@ class Agent:
     async def run(self) -> None:
         """Serve until drained; Problem when the coordinator refuses this node for good."""
         self._ended.clear()
-        failures = 0
+        failures, hint = 0, ""
         try:
             while self._leaving is None:
                 began_s = self._clock.monotonic_s()
@@ -157,7 +157,8 @@ class Agent:
                 wait_s = min(LONGEST_WAIT_S, backoff_s(failures, self._jitter()))
                 is_fault, now = self._is_fault(cause), self._joining_after(cause)
                 # Who is kept out asks for days and hears the same: that is no news.
-                is_news = not (now.kept_out and now == self.state)
+                is_news = not (now.kept_out and now == self.state and cause.hint == hint)
+                hint = cause.hint
                 level = logging.WARNING if is_fault else logging.INFO if is_news else logging.DEBUG
                 log.log(
                     level,
