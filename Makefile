@@ -14,8 +14,9 @@ CLIENT_LOCKS   = $(wildcard requirements/clients-*.txt)
 CLIENT_STAMPS  = $(patsubst requirements/clients-%.txt,.venv-clients-%/done,$(CLIENT_LOCKS))
 NODE_CLIENTS   = tests/acceptance/clients/node
 ANVIL          = tests/integration/chain/anvil
+BROWSER        = tests/browser
 NPM            = $(shell command -v npm 2>/dev/null)
-CLIENT_STAMPS += $(if $(NPM),$(NODE_CLIENTS)/node_modules/.done $(ANVIL)/node_modules/.done)
+CLIENT_STAMPS += $(if $(NPM),$(NODE_CLIENTS)/node_modules/.done $(ANVIL)/node_modules/.done $(BROWSER)/node_modules/.done)
 
 # An environment whose Python is gone (an upgrade took it), or that was made elsewhere (the clone was
 # moved), cannot be used: it is made again, and everything in it.
@@ -26,7 +27,7 @@ SOUND = $(shell $(BIN)/python -c '' 2>/dev/null && \
 BEGIN = again=; if [ -e $@.begun ]; then again=--force-reinstall; fi; : >$@.begun;
 END   = rm -f $@.begun; touch $@
 
-.PHONY: help install up test test-all lint bench contracts lock clean
+.PHONY: help install up web test test-all lint bench contracts lock clean
 .DEFAULT_GOAL := help
 
 help: ## List what there is to do
@@ -38,24 +39,34 @@ help: ## List what there is to do
 	@echo "  ARGS='--data DIR --api-port 3101' is passed on by up, test and bench; PYTHON=... chooses"
 	@echo "  the interpreter (3.11 to 3.13) of a new .venv."
 
-install: $(STAMPS)/package $(STAMPS)/model $(STAMPS)/engine ## Set up .venv, model and engine (once: 3 to 5 minutes)
+install: $(STAMPS)/package $(STAMPS)/model $(STAMPS)/engine pages ## Set up .venv, model and engine (once: 3 to 5 minutes)
 
 up: install ## Start coordinator, node and engine; Ctrl-C drains and ends
 	@# In a terminal the command gets a process group of its own: Ctrl-C then reaches it and not
 	@# make, which would report an interrupt although the command drained and ended well.
 	@if [ -t 0 ] && [ -t 2 ]; then set -m; fi; $(BIN)/parhelion up $(ARGS)
 
+# It looks itself whether a source changed: quicker than make, which would stat every file.
+web: $(STAMPS)/venv ## Build the web pages (needs Node.js 20.19 or later; without it none are served)
+	@$(BIN)/python scripts/build_web.py
+
+.PHONY: pages
+pages: $(STAMPS)/venv
+	@$(BIN)/python scripts/build_web.py --optional
+
 test: install $(STAMPS)/dev ## Run the tests (under 10 minutes)
+	$(if $(NPM),cd web && npm run --silent test)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-all: install $(STAMPS)/dev $(CLIENT_STAMPS) ## Run all tests: slow ones and client libraries too
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMPS)/package $(STAMPS)/dev ## Check format, style, types and the order of rooms
+lint: $(STAMPS)/package $(STAMPS)/dev pages ## Check format, style, types and the order of rooms
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(if $(NPM),cd web && npm run --silent check)
 
 bench: install $(STAMPS)/dev ## Measure, and print the rows of docs/benchmarks.md
 	$(BIN)/python -m bench $(ARGS)
@@ -73,7 +84,7 @@ lock: .venv-lock/done ## Make requirements/*.txt again from requirements/*.in
 	done
 
 clean: ## Remove what the steps above made here (not your data, not the user's cache)
-	rm -rf $(VENV) .venv-clients-* .venv-lock $(NODE_CLIENTS)/node_modules $(ANVIL)/node_modules .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-clients-* .venv-lock web/node_modules src/parhelion/web/built $(BROWSER)/node_modules $(NODE_CLIENTS)/node_modules $(ANVIL)/node_modules .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests bench -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
 
 # --- steps ----------------------------------------------------------------------------------
@@ -126,6 +137,11 @@ $(NODE_CLIENTS)/node_modules/.done: $(NODE_CLIENTS)/package-lock.json
 $(ANVIL)/node_modules/.done: $(ANVIL)/package-lock.json
 	@echo "setup: anvil (an EVM node, for tests)"
 	@cd $(ANVIL) && npm ci --silent --no-audit --no-fund --ignore-scripts && mkdir -p node_modules
+	@touch $@
+
+$(BROWSER)/node_modules/.done: $(BROWSER)/package-lock.json
+	@echo "setup: what drives a browser, for tests"
+	@cd $(BROWSER) && npm ci --silent --no-audit --no-fund --ignore-scripts
 	@touch $@
 
 .venv-lock/done: requirements/lock.txt

@@ -23,11 +23,15 @@ from bench import (
     rows_finish,
     rows_ledger,
     rows_nodes,
+    rows_pages,
+    rows_pipelines,
+    rows_planner,
     rows_pool,
     rows_probes,
     rows_relay,
     rows_sharing,
     rows_survival,
+    rows_x402,
 )
 from bench.rows import Row
 
@@ -43,8 +47,12 @@ GROUPS: dict[str, Callable[[Path, bool], list[Row]]] = {
     "nodes-1000": rows_nodes.measure_1000,
     "nodes-5000": rows_nodes.measure_5000,
     "pool": rows_pool.measure,
+    "planner": rows_planner.measure,
+    "pipelines": rows_pipelines.measure,
     "throughput": rows_sharing.measure_throughput,
     "fairness": rows_sharing.measure_fairness,
+    "x402": rows_x402.measure,
+    "pages": rows_pages.measure,
 }
 
 

@@ -169,7 +169,7 @@ class Ours:
         self.loop = loop
         self.registry = Registry(NodesConfig(), 1, lambda: None)
         self.places = Places(
-            self.registry, Queue(10_000, 10_000), loop, 1, lambda _node, _digest: None
+            self.registry, Queue(10_000, 10_000), loop, lambda _node, _digest: None
         )
         self.lengths = Lengths()
         self.nodes = [sim_node(f"n{number}", kind) for number, kind in enumerate(kinds)]

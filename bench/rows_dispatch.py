@@ -54,7 +54,7 @@ def pool(count: int, seed: int = 0) -> tuple[Registry, Places, list[Node]]:
     """So many measured nodes of one model, some of their slots busy."""
     dice = random.Random(seed)
     registry = Registry(NodesConfig(), 1, lambda: None)
-    places = Places(registry, Queue(10_000, 10_000), HandClock(), 1, lambda _node, _digest: None)
+    places = Places(registry, Queue(10_000, 10_000), HandClock(), lambda _node, _digest: None)
     nodes = [sim_node(f"n{number:05}", Kind(20.0, slots=SLOTS)) for number in range(count)]
     for node in nodes:
         registry.enter(Seated(node))

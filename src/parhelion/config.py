@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from parhelion.words import AssetClass, ClosedRecord, Problem, ProblemCode
+from parhelion.words import AssetClass, ClosedRecord, Problem, ProblemCode, Tier
 
 ENV_PREFIX = "PARHELION_"
 """`PARHELION_API_PORT=3101` sets `port` of `[api]`; the environment wins over the file."""
@@ -22,6 +24,11 @@ GUIDE_NAMES = {
     "NEXT_PUBLIC_FACILITATOR_URL": "facilitator",
 }
 """What the ParallaxPay guide's `.env.local` calls the one network that it is paid on."""
+
+MEMORY_LEAST_BYTES = 1_000_000
+"""The smallest models have more; less was meant in another unit."""
+
+_MEMORY = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?([KMGT])(i?)B?", re.IGNORECASE)
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 """Hosts that only this machine reaches."""
@@ -76,6 +83,9 @@ class ApiConfig(ClosedRecord, frozen=True, kw_only=True):
     allowed_hosts: tuple[str, ...] = ()
     """Host names accepted beside loopback and the bound address (DNS rebinding is refused)."""
     cors_origins: tuple[str, ...] = ()
+    public_url: str = ""
+    """How clients write this server where a proxy stands before it, like https://pool.example:
+    offers and sign-ins name it. Empty: as the request itself says."""
     first_id_wait_s: float = 10.0
     keep_alive_s: float = 10.0
     request_deadline_s: float = 60.0
@@ -96,6 +106,11 @@ class LimitsConfig(ClosedRecord, frozen=True, kw_only=True):
     burst: int = 600
     queue_length: int = 1024
     queue_per_account: int = 512
+    accounts_per_hour: int = 240
+    """Accounts that strangers open, by a recovery code or a passkey: each stays for good, and this
+    bounds what they add to the database to some 3 MB a day."""
+    accounts_per_hour_address: int = 12
+    """A household's and its friends'; one address alone cannot use up what there is for all."""
 
 
 class NodesConfig(ClosedRecord, frozen=True, kw_only=True):
@@ -112,6 +127,23 @@ class NodesConfig(ClosedRecord, frozen=True, kw_only=True):
     resume_wait_s: float = 10.0
     """How long an answer that has begun and lost its node waits for one that can go on: an engine
     restarts in a second or two, a node in a few; its client sees a pause instead of an error."""
+
+
+class NodeConfig(ClosedRecord, frozen=True, kw_only=True):
+    """The operator's own node, wherever it joins."""
+
+    memory_limit: str = ""
+    """What models may take of this machine's memory, like 2GiB or 500MB; empty: what is free."""
+    pipeline: bool = False
+    """Serve no model whole, only the layers that the pool asks for, as a member of pipelines."""
+    direct: Literal["auto", "never"] = "auto"
+    """auto: neighbours in a pipeline may connect to this node by TCP, on the loopback or private
+    address by which it reaches its coordinator; never: they meet at the coordinator's relay."""
+
+    @property
+    def memory_limit_bytes(self) -> int | None:
+        """The limit in bytes; None where there is none."""
+        return memory_bytes(self.memory_limit) if self.memory_limit else None
 
 
 class LanConfig(ClosedRecord, frozen=True, kw_only=True):
@@ -142,6 +174,17 @@ class FallbackConfig(ClosedRecord, frozen=True, kw_only=True):
     slots: int = 4
 
 
+class PipelinesConfig(ClosedRecord, frozen=True, kw_only=True):
+    """How pipelines are set up; 0 means: decided from the model."""
+
+    slots: int = 8
+    """Streams that a pipeline runs at once: each stage has the KV cache of its layers for all."""
+    kv_tokens: int = 0
+    wire: Literal["fp32", "bf16"] = "fp32"
+    """How hidden states travel: bf16 is half the bytes, and not bit for bit the whole model's; a
+    pipeline uses it where all of its nodes speak it, and else fp32."""
+
+
 class MoneyConfig(ClosedRecord, frozen=True, kw_only=True):
     """The class of money this data folder holds, the shares, and local grants."""
 
@@ -168,27 +211,29 @@ class X402Network(ClosedRecord, frozen=True, kw_only=True):
     """Where we read the chain ourselves; empty: the network's own public endpoint."""
     fee_payer_key_file: str = ""
     """The key that pays the network's fees for an embedded facilitator."""
-
-
-class X402Tier(ClosedRecord, frozen=True, kw_only=True):
-    """One answer at a fixed price: `[[x402.tiers]]`; `model` empty means the pool's default."""
-
-    name: str
-    price_micro: int
-    max_tokens: int
-    max_prompt_tokens: int
-    model: str = ""
-    temperature: float | None = None
+    pay_to_key_file: str = ""
+    """The key of `pay_to` itself, which signs withdrawals; without it none is sent from here."""
 
 
 class X402Config(ClosedRecord, frozen=True, kw_only=True):
-    """Payments by x402: where, for what, and the smallest; none while `networks` is empty."""
+    """Payments by x402: where, for what, and the smallest."""
 
     networks: tuple[X402Network, ...] = ()
-    tiers: tuple[X402Tier, ...] = ()
+    local_chains: Literal["auto", "always", "never"] = "auto"
+    """auto: a paid pool of class local that is bound to loopback, and has no networks of its own,
+    is paid on two chains of this machine."""
+    play_money_on_lan: bool = False
+    """Whether a pool that takes play money may be bound to more than loopback: whoever runs this
+    machine's chains makes money at will, and nobody else can reach them."""
+    prompt_rate_micro: int = 4_000_000
+    completion_rate_micro: int = 4_000_000
+    """What a new model costs, in base units of USDC for 1,000,000 tokens."""
+    tiers: tuple[Tier, ...] = ()
     """None named: basic, standard and premium of `payments.x402.prices`."""
     min_charge_micro: int = 1000
     """A settlement costs its payer's network about as much as $0.001 of tokens does."""
+    min_withdrawal_micro: int = 100_000
+    """The network's fees, which we pay, are small beside $0.10 and not beside $0.001."""
 
 
 class LogConfig(ClosedRecord, frozen=True, kw_only=True):
@@ -206,12 +251,29 @@ class Config(ClosedRecord, frozen=True, kw_only=True):
     web: WebConfig = WebConfig()
     limits: LimitsConfig = LimitsConfig()
     nodes: NodesConfig = NodesConfig()
+    node: NodeConfig = NodeConfig()
     lan: LanConfig = LanConfig()
     engine: EngineConfig = EngineConfig()
     fallback: FallbackConfig = FallbackConfig()
+    pipelines: PipelinesConfig = PipelinesConfig()
     money: MoneyConfig = MoneyConfig()
     x402: X402Config = X402Config()
     log: LogConfig = LogConfig()
+
+
+def memory_bytes(text: str) -> int:
+    """An amount of memory as people write it: 500MB, 2GiB, 1.5 GB; ValueError for anything else.
+
+    Without a unit it would be bytes, which nobody means who writes 500.
+    """
+    found = _MEMORY.fullmatch(text.strip())
+    if found is None:
+        raise ValueError(f"{text[:40]!r} is no amount of memory: write it like 500MB or 2GiB")
+    base = 1024 if found[3] else 1000
+    amount = Decimal(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1)
+    if amount < MEMORY_LEAST_BYTES:
+        raise ValueError(f"{text[:40]!r} is less memory than any model takes")
+    return int(amount)
 
 
 def load(
@@ -233,6 +295,10 @@ def load(
     for section, values in overrides.items():
         _merge(tree, section, {k: v for k, v in values.items() if v is not None})
     config = _checked(tree, "")
+    try:
+        _ = config.node.memory_limit_bytes
+    except ValueError as error:
+        raise _invalid(f"node.memory_limit: {error}") from error
     shares = config.money
     if shares.operators_percent + shares.treasury_percent + shares.infrastructure_percent != 100:
         raise _invalid("the three shares of [money] must add up to 100")

@@ -7,72 +7,31 @@ Token ids are plain ints of the model's own vocabulary. Times are Unix milliseco
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
+
+from parhelion.problems import Offer as Offer
+from parhelion.problems import Problem as Problem
+from parhelion.problems import ProblemCode as ProblemCode
+from parhelion.records import ID_ENTROPY_BYTES as ID_ENTROPY_BYTES
+from parhelion.records import Clock as Clock
+from parhelion.records import ClosedRecord as ClosedRecord
+from parhelion.records import Record as Record
+from parhelion.records import kin as kin
+from parhelion.records import mint as mint
+from parhelion.records import minted_ms as minted_ms
+from parhelion.stages import TAG_BLOCK_IDS as TAG_BLOCK_IDS
+from parhelion.stages import StageJob as StageJob
+from parhelion.stages import StageOffer as StageOffer
+from parhelion.stages import StageSegment as StageSegment
+from parhelion.stages import StageSpec as StageSpec
 
 DECIMALS = 6
 """Base units per whole token of every asset are 10**DECIMALS (USDC's own number)."""
 
 TOKENS_PER_RATE = 1_000_000
 """Rates are base units per this many tokens, so that no rate needs a fraction."""
-
-ID_ENTROPY_BYTES = 10
-"""80 random bits beside 48 bits of time: no collision at any rate we can reach."""
-
-TIME_CHARS = 10
-"""Of an id's 26 characters, those that hold its 48 bits of time."""
-
-_BASE32HEX = "0123456789abcdefghijklmnopqrstuv"
-_PAIRS = tuple(first + second for first in _BASE32HEX for second in _BASE32HEX)
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A record that crosses rooms or the link; unknown fields are ignored when decoded."""
-
-
-class ClosedRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A record of which every field counts (receipts, config): unknown fields are refused."""
-
-
-class Clock(Protocol):
-    """The time as an argument, so that a test can hold it."""
-
-    def now_ms(self) -> int:
-        """Wall time in Unix milliseconds, for rows and receipts."""
-        ...
-
-    def monotonic_s(self) -> float:
-        """Seconds that never go back, for deadlines and durations."""
-        ...
-
-
-def mint(prefix: str, now_ms: int, entropy: bytes) -> str:
-    """A new id that sorts by time: `prefix_` and 26 lower-case base32 characters.
-
-    `entropy` is ID_ENTROPY_BYTES random bytes. One request's ids share what follows the prefix
-    (`req_X`, `hold_X`, `job_X`, `rcpt_X`): see `kin`.
-    """
-    if len(entropy) != ID_ENTROPY_BYTES:
-        raise ValueError(f"entropy is {len(entropy)} bytes, not {ID_ENTROPY_BYTES}")
-    raw = (now_ms & (2**48 - 1)).to_bytes(6, "big") + entropy
-    # base32hex keeps the order of the bytes; the 128 bits and two zeros take 26 characters. Two
-    # at a time out of a table: the standard library's own takes four times as long.
-    bits = int.from_bytes(raw, "big") << 2
-    return f"{prefix}_{''.join([_PAIRS[bits >> at & 1023] for at in range(120, -1, -10)])}"
-
-
-def minted_ms(id: str) -> int:
-    """When an id was minted, as it says itself: a time that every copy of the id agrees on."""
-    letters = id.split("_", 1)[1][:TIME_CHARS].upper()
-    # 10 characters are 50 bits: the 48 of the time and two of the entropy.
-    return int(letters, 32) >> 2
-
-
-def kin(prefix: str, other: str) -> str:
-    """The same request's id of another kind: `kin("hold", "req_X") == "hold_X"`."""
-    return f"{prefix}_{other.split('_', 1)[1]}"
-
 
 # --- money ------------------------------------------------------------------------------------
 
@@ -141,12 +100,24 @@ class ProviderPreferences(Record, frozen=True, kw_only=True):
     sort: Literal["price", "throughput", "latency"] | None = None
 
 
+class Tier(ClosedRecord, frozen=True, kw_only=True):
+    """One answer at a fixed price: `[[x402.tiers]]`; `model` empty means the pool's default."""
+
+    name: str
+    price_micro: int
+    max_tokens: int
+    max_prompt_tokens: int
+    model: str = ""
+    temperature: float | None = None
+
+
 class Ask(Record, frozen=True, kw_only=True):
     """What a client asks for, whatever the dialect: exactly one of `messages` and `prompt`.
 
     `prompt` is text, or ids of the model's vocabulary. `max_tokens` None means the model's
     default. `seed` None means 64 bits from the OS. `model` None means the pool's default.
-    `body_hash` (sha256 hex of the canonical body) goes with `idempotency_key`.
+    `body_hash` (sha256 hex of the canonical body) goes with `idempotency_key` and with payments.
+    `tier`: sold as one answer of it.
     """
 
     request: str
@@ -162,16 +133,23 @@ class Ask(Record, frozen=True, kw_only=True):
     provider: ProviderPreferences | None = None
     idempotency_key: str | None = None
     body_hash: str = ""
+    tier: Tier | None = None
 
 
 class Credentials(Record, frozen=True, kw_only=True):
     """Who says they pay, as read from the headers; nothing here is checked yet.
 
     `address` is where the request comes from; "" where that is not known (a proxy's is not it).
+    `payment` is a PAYMENT-SIGNATURE header, `sign_in` a SIGN-IN-WITH-X one, `session` a session's
+    token; `url` is what was asked for, as offers name it.
     """
 
     bearer: str | None = None
     address: str = ""
+    payment: bytes | None = None
+    session: str | None = None
+    sign_in: bytes | None = None
+    url: str = ""
 
 
 class ModelCard(Record, frozen=True, kw_only=True):
@@ -205,12 +183,22 @@ class Quote(Record, frozen=True, kw_only=True):
     rates: tuple[Rate, ...]
 
 
+class Bought(Record, frozen=True, kw_only=True):
+    """The payment that a request came with: what landed, in which transaction, from whom."""
+
+    network: str
+    transaction: str
+    payer: str
+    amount_micro: int
+
+
 class Grant(Record, frozen=True, kw_only=True):
     """Leave to serve one ask: which account pays, at which rate, and at most how much.
 
     `unbilled_from`: ids before this index of the output, and the prompt, were billed by an
     earlier run of the same Idempotency-Key that a crash cut; None for a first run. `seed` is
-    then the earlier run's.
+    then the earlier run's. `tier`: a whole answer costs its price, whatever its length. `bought`
+    is the payment that came with the request, if one did.
     """
 
     account: str
@@ -219,6 +207,8 @@ class Grant(Record, frozen=True, kw_only=True):
     amount_micro: int
     seed: int
     unbilled_from: int | None = None
+    tier: Tier | None = None
+    bought: Bought | None = None
 
 
 class Hold(Record, frozen=True, kw_only=True):
@@ -317,7 +307,8 @@ class Segment(ClosedRecord, frozen=True, kw_only=True):
     """One node's stretch [start, to) of the output; `head` is the id chain at `to`.
 
     `signature` is unpadded base64url; None with the `reason` when the node gave none in time.
-    `ask` binds what the node was asked (see proof.receipt).
+    `ask` binds what the node was asked (see proof.receipt). Of a pipeline `node` is the last stage,
+    which chose the ids, and `stages` has every stage's own part in order; else it is left out.
     """
 
     node: str
@@ -334,6 +325,22 @@ class Segment(ClosedRecord, frozen=True, kw_only=True):
     ended_at_ms: int
     signature: str | None = None
     reason: str | None = None
+    stages: tuple[StageSegment, ...] | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """Who worked on this stretch, in the order of layers."""
+        if self.stages is msgspec.UNSET:
+            return (self.node,)
+        return tuple(stage.node for stage in self.stages)
+
+
+class Sold(ClosedRecord, frozen=True, kw_only=True):
+    """The tier of an answer that was sold at a fixed price, as its receipt shows it."""
+
+    tier: str
+    price_micro: str
+    max_tokens: int
 
 
 class Receipt(ClosedRecord, frozen=True, kw_only=True):
@@ -345,7 +352,8 @@ class Receipt(ClosedRecord, frozen=True, kw_only=True):
     `already_billed`: after a crash cut an earlier run of the same Idempotency-Key, how many of
     these completion tokens that run billed (and with them the prompt); None on a first run.
     `migrations`: how often the request was sent to a node again after the first time, also where
-    a node delivered nothing of it; `segments` are of those that delivered.
+    a node delivered nothing of it; `segments` are of those that delivered. `payment` is the
+    transaction that came with the request (CAIP-2 id, a slash, its id), `sold` the tier.
     """
 
     v: int
@@ -374,6 +382,8 @@ class Receipt(ClosedRecord, frozen=True, kw_only=True):
     migrations: int
     rate: Rate
     already_billed: int | None = None
+    sold: Sold | None = None
+    payment: str | None = None
     cost_micro: str
     segments: tuple[Segment, ...]
     signature: str = ""
@@ -410,7 +420,8 @@ class ServedModel(Record, frozen=True, kw_only=True):
 class NodeCard(Record, frozen=True, kw_only=True):
     """What a node says of itself when it registers: shown, never used to pay or rank.
 
-    `slots` and `kv_tokens` are the totals over its models.
+    `slots` and `kv_tokens` are the totals over its models. With an offer of a `stage` it may have
+    no model of its own: it then serves whatever part of a model the pool gives it.
     """
 
     peer: str
@@ -421,80 +432,4 @@ class NodeCard(Record, frozen=True, kw_only=True):
     slots: int
     kv_tokens: int
     models: tuple[ServedModel, ...]
-
-
-# --- errors -----------------------------------------------------------------------------------
-
-
-class ProblemCode(StrEnum):
-    """Every error a user, client or node can meet; `api.errors` maps each to a status."""
-
-    INVALID_REQUEST = "invalid_request"
-    UNSUPPORTED_PARAMETER = "unsupported_parameter"
-    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
-    TOKENISER_FAILED = "tokeniser_failed"
-    POISON_REQUEST = "poison_request"
-    MISSING_CREDENTIALS = "missing_credentials"
-    INVALID_API_KEY = "invalid_api_key"
-    INSUFFICIENT_CREDIT = "insufficient_credit"
-    KEY_LIMIT_REACHED = "key_limit_reached"
-    PAYMENT_REQUIRED = "payment_required"
-    PAYMENT_INVALID = "payment_invalid"
-    PAYMENT_USED = "payment_used"
-    PAYMENT_PENDING = "payment_pending"
-    PAYMENT_UNAVAILABLE = "payment_unavailable"
-    FORBIDDEN = "forbidden"
-    MODEL_NOT_FOUND = "model_not_found"
-    NOT_FOUND = "not_found"
-    METHOD_NOT_ALLOWED = "method_not_allowed"
-    IDEMPOTENCY_RUNNING = "idempotency_running"
-    IDEMPOTENCY_FINISHED = "idempotency_finished"
-    IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
-    CONFLICT = "conflict"
-    BODY_TOO_LARGE = "body_too_large"
-    UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
-    RATE_LIMITED = "rate_limited"
-    QUEUE_SHARE_EXCEEDED = "queue_share_exceeded"
-    NO_NODE = "no_node"
-    OVERLOADED = "overloaded"
-    DRAINING = "draining"
-    NODE_LOST = "node_lost"
-    ENGINE_FAILED = "engine_failed"
-    ENGINE_CRASHED = "engine_crashed"
-    DEADLINE_EXCEEDED = "deadline_exceeded"
-    CANCELLED = "cancelled"
-    LINK_REFUSED = "link_refused"
-    LINK_BROKEN = "link_broken"
-    STORE_UNAVAILABLE = "store_unavailable"
-    CONFIG_INVALID = "config_invalid"
-    RECEIPT_INVALID = "receipt_invalid"
-    ARTEFACT_INVALID = "artefact_invalid"
-    ARTEFACT_UNAVAILABLE = "artefact_unavailable"
-    BUILD_FAILED = "build_failed"
-    INTERNAL = "internal"
-
-
-class Problem(Exception):
-    """The one error that reaches a person: a code, what happened, and what to do about it.
-
-    `param` names the offending request field. `retry_after_s` becomes Retry-After.
-    """
-
-    def __init__(
-        self,
-        code: ProblemCode,
-        message: str,
-        *,
-        hint: str = "",
-        param: str | None = None,
-        retry_after_s: int | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.hint = hint
-        self.param = param
-        self.retry_after_s = retry_after_s
-
-    def __str__(self) -> str:
-        return f"{self.code}: {self.message}"
+    stage: StageOffer | None = None

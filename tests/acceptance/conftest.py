@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from parhelion.testing.processes import Running, start_join, start_run, start_up
+from tests.acceptance.members import STREAM, prompt, whole_answers
 
 ROOT = Path(__file__).resolve().parents[2]
 PROBES = Path(__file__).parent / "clients"
@@ -75,7 +76,12 @@ def begun() -> Iterator[Callable[[Running], Running]]:
 
     yield mark
     for running in reversed(mine):
-        if running.process.poll() is None:
-            running.kill()
-        assert running.process.stdout is not None
-        running.process.stdout.close()
+        running.kill()
+
+
+@pytest.fixture(scope="session")
+def whole_stories(
+    tmp_path_factory: pytest.TempPathFactory, smollm2: Path
+) -> list[tuple[str, list[int]]]:
+    """Texts and ids of the stories of `members` as the whole model tells them, undisturbed."""
+    return whole_answers(tmp_path_factory.mktemp("whole"), [*map(prompt, range(6)), STREAM])

@@ -115,7 +115,8 @@ def test_a_killed_node_is_its_line_and_a_killed_coordinator_its_own(
         assert report["engine"]["detail"].startswith(UNKNOWN)
 
         pool.kill()
-        report = doctor(tmp_path / "pool")
+        # The default ports are whoever's who runs these tests beside a pool of their own.
+        report = doctor(tmp_path / "pool", "--api-port", "0", "--web-port", "0")
         unknown = {"coordinator": "warn", "node": "warn", "engine": "warn", "clock": "warn"}
         assert changed(before, report) == unknown
         assert report["coordinator"]["detail"] == "not running"
@@ -127,9 +128,10 @@ def test_a_killed_node_is_its_line_and_a_killed_coordinator_its_own(
         pool.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ended",
-    [psutil.Process.kill, pytest.param(psutil.Process.suspend, marks=pytest.mark.slow)],
+    [psutil.Process.kill, psutil.Process.suspend],
     ids=["killed", "standing still while idle"],
 )
 def test_an_engine_that_is_ended_is_one_line_while_it_is_away(

@@ -79,11 +79,7 @@ class Nodes:
 
     def close(self) -> None:
         for node in [*self._struck, *(node for node, _cable in self.sound.values())]:
-            if node.process.poll() is None:
-                node.process.send_signal(signal.SIGCONT)
-                node.kill()
-            assert node.process.stdout is not None
-            node.process.stdout.close()
+            node.kill()
         for cable in self.cables:
             cable.close()
 
@@ -96,8 +92,6 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
     yield made
     made.close()
     assert pool.stop() == 0
-    assert pool.process.stdout is not None
-    pool.process.stdout.close()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from parhelion.bootstrap import SystemClock
-from parhelion.bootstrap.coordinator import MIGRATIONS
+from parhelion.bootstrap.ground import MIGRATIONS
 from parhelion.ledger import Ledger, Shares
 from parhelion.proof import verify
 from parhelion.store import Store

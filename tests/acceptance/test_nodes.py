@@ -68,8 +68,6 @@ def shared(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[
     pool = start_run(tmp_path_factory.mktemp("nodes") / "pool", 1, env=UNTIMED)
     yield pool
     assert pool.stop() == 0
-    assert pool.process.stdout is not None
-    pool.process.stdout.close()
 
 
 def address(pool: Running) -> str:

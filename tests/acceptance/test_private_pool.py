@@ -30,7 +30,7 @@ def test_health_turns_ready_exactly_at_the_second_join(tmp_path: Path, smollm2: 
         assert pool.call("POST", "/v1/chat/completions", GUIDE_CURL)[0] == 503
 
         address = f"{pool.api.removeprefix('http://')}"
-        nodes.append(start_join(tmp_path / "one", address))
+        nodes.append(start_echo(tmp_path / "one", address, tokens_per_s=100, slots=4))
         status, body = health(pool)
         assert (status, body["status"], body["nodes"]) == (503, "waiting", 1)
 

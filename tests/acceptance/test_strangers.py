@@ -76,8 +76,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator
         time.sleep(0.05)
     yield pool
     assert pool.stop() == 0
-    assert pool.process.stdout is not None
-    pool.process.stdout.close()
 
 
 def address(pool: Running) -> str:

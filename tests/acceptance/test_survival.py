@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 from parhelion.testing.processes import UNTIMED, Running, start_join, start_pool
+from tests.acceptance.members import answer
 
 SIZE = 90
 BODY: dict[str, Any] = {
@@ -49,10 +50,7 @@ class Nodes:
         for node in self.running.values():
             for child in psutil.Process(node.process.pid).children() if is_alive(node) else []:
                 child.send_signal(signal.SIGCONT)
-            node.process.kill()
-            node.process.wait(30)
-            assert node.process.stdout is not None
-            node.process.stdout.close()
+            node.kill()
 
 
 def is_alive(node: Running) -> bool:
@@ -92,16 +90,8 @@ def told(
     pool: Running, body: dict[str, Any], at: int = 0, then: Callable[[], None] = lambda: None
 ) -> tuple[str, dict[str, Any]]:
     """The whole text and the usage of a stream; `then` happens at its event number `at`."""
-    text, usage = "", {}
-    for seen, event in enumerate(pool.stream("/v1/chat/completions", body), start=1):
-        if event == "[DONE]":
-            break
-        assert "error" not in event, event
-        text += "".join(one["delta"].get("content") or "" for one in event["choices"])
-        usage = event.get("usage") or usage
-        if seen == at:
-            then()
-    return text, usage
+    seen = answer(pool, body, at, then)
+    return seen.text, seen.usage
 
 
 @pytest.mark.parametrize("fault", [kill_its_engine, hang_its_engine, kill_the_node])

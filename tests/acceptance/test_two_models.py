@@ -36,9 +36,6 @@ def two(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     yield pool, node
     assert node.stop() == 0
     assert pool.stop() == 0
-    for running in (node, pool):
-        assert running.process.stdout is not None
-        running.process.stdout.close()
 
 
 def test_one_node_serves_two_models_and_says_what_it_runs_on(two: tuple[Running, Any]) -> None:

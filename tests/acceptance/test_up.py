@@ -8,8 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from parhelion.testing.processes import Running, start_up
 
@@ -152,30 +156,42 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another(pool: Runnin
     assert len({say(seed) for seed in range(12, 16)}) > 1
 
 
-def test_ctrl_c_drains_and_a_second_start_is_quick_with_the_same_key(tmp_path: Path) -> None:
-    first = start_up(tmp_path / "data")
-    key = first.key
-    began_s = time.monotonic()
-    assert first.stop(signal.SIGINT) == 0
-    assert time.monotonic() - began_s < 4, "an idle pool ends in half a second; a busy machine"
-    began_s = time.monotonic()
-    second = start_up(tmp_path / "data")
-    took_s = time.monotonic() - began_s
-    try:
-        assert second.key == key
-        assert took_s < 5 * 5, "the deadline of 5 s is asserted with a factor 5"
-        assert second.call("POST", "/v1/chat/completions", CHAT)[0] == 200
-        mode = os.stat(tmp_path / "data" / "first-key").st_mode & 0o777
-        assert mode == 0o600
-    finally:
-        assert second.stop() == 0
+@dataclass(frozen=True)
+class Again:
+    """A pool that Ctrl-C ended and that was started again, with what both took."""
+
+    pool: Running
+    first_key: str | None
+    status: int
+    drained_s: float
+    ready_s: float
 
 
-def test_two_instances_run_side_by_side(pool: Running, tmp_path: Path) -> None:
-    other = start_up(tmp_path / "other")
-    try:
-        assert other.ready["coordinator"] != pool.ready["coordinator"]
-        assert other.call("POST", "/v1/chat/completions", CHAT)[0] == 200
-        assert other.call("POST", "/v1/chat/completions", CHAT, key=pool.key)[0] == 401
-    finally:
-        assert other.stop() == 0
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory, smollm2: Path) -> Iterator[Again]:
+    data = tmp_path_factory.mktemp("again") / "data"
+    first = start_up(data)
+    began_s = time.monotonic()
+    status = first.stop(signal.SIGINT)
+    ended_s = time.monotonic()
+    second = start_up(data)
+    ready_s = time.monotonic() - ended_s
+    yield Again(second, first.key, status, ended_s - began_s, ready_s)
+    assert second.stop() == 0
+
+
+def test_ctrl_c_drains_and_a_second_start_is_quick_with_the_same_key(again: Again) -> None:
+    assert again.status == 0
+    assert again.drained_s < 4, "an idle pool ends in half a second; a busy machine"
+    assert again.pool.key == again.first_key is not None
+    assert again.ready_s < 5 * 5, "the deadline of 5 s is asserted with a factor 5"
+    assert again.pool.call("POST", "/v1/chat/completions", CHAT)[0] == 200
+    mode = os.stat(again.pool.log.parent / "first-key").st_mode & 0o777
+    assert mode == 0o600
+
+
+def test_two_instances_run_side_by_side(pool: Running, again: Again) -> None:
+    other = again.pool
+    assert other.ready["coordinator"] != pool.ready["coordinator"]
+    assert other.call("POST", "/v1/chat/completions", CHAT)[0] == 200
+    assert other.call("POST", "/v1/chat/completions", CHAT, key=pool.key)[0] == 401

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -108,6 +110,8 @@ def spelled(default: object) -> str:
         ("Running", ["pyproject.toml", "requirements/run.in"]),
         ("Building", ["requirements/build.in"]),
         ("Testing", ["requirements/dev.in", "requirements/pip.in", "requirements/lock.in"]),
+        ("Web pages", ["web/package.json"]),
+        ("Browser tests", ["tests/browser/package.json"]),
         (
             "Client probes",
             ["requirements/clients-litellm.in", "requirements/clients-openai.in"],
@@ -126,6 +130,9 @@ def test_every_direct_dependency_is_justified(section: str, sources: list[str]) 
 
 def direct(file: Path) -> set[str]:
     """The packages that a file asks for by name."""
+    if file.suffix == ".json":
+        asked = json.loads(file.read_text("utf-8"))
+        return {*asked.get("dependencies", {}), *asked["devDependencies"]}
     if file.suffix == ".toml":
         named = tomllib.loads(file.read_text("utf-8"))["project"]["dependencies"]
     else:
@@ -148,11 +155,18 @@ def test_every_name_on_one_prompts_way_exists() -> None:
             found = getattr(found, part)
 
 
+@cache
+def modules() -> dict[Path, ast.Module]:
+    """All that is written, parsed once."""
+    return {file: ast.parse(file.read_text("utf-8")) for file in sorted(HOUSE.rglob("*.py"))}
+
+
+@cache
 def definitions() -> dict[str, list[str]]:
     """Where each class and function of a module's top level is written."""
     found: dict[str, list[str]] = {}
-    for file in sorted(HOUSE.rglob("*.py")):
-        for node in ast.parse(file.read_text("utf-8")).body:
+    for file, module in modules().items():
+        for node in module.body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 found.setdefault(node.name, []).append(file.relative_to(HOUSE).as_posix())
     return found
@@ -160,13 +174,13 @@ def definitions() -> dict[str, list[str]]:
 
 def test_no_room_and_no_class_is_called_what_says_nothing() -> None:
     empty = {"core", "common", "utils", "util", "helpers", "helper", "manager", "base", "misc"}
-    modules = {file.stem for file in HOUSE.rglob("*.py")} | built()
+    files = {file.stem for file in modules()} | built()
     classes = {
         name
         for name, files in definitions().items()
         if any(word.lower() in empty for word in re.findall("[A-Z][a-z]+", name))
     }
-    assert not modules & empty
+    assert not files & empty
     assert not classes
 
 
@@ -174,8 +188,8 @@ def test_what_the_whole_house_agrees_on_is_written_once() -> None:
     for name in ("pool_asset", "SystemClock"):
         assert len(definitions()[name]) == 1, definitions()[name]
     loopbacks = []
-    for file in HOUSE.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+    for file, module in modules().items():
+        for node in ast.walk(module):
             if isinstance(node, ast.Set | ast.Tuple | ast.List):
                 words = {item.value for item in node.elts if isinstance(item, ast.Constant)}
                 if "127.0.0.1" in words and {"localhost", "::1", "[::1]"} & words:
@@ -184,10 +198,9 @@ def test_what_the_whole_house_agrees_on_is_written_once() -> None:
 
 
 def test_no_function_and_no_module_is_too_long() -> None:
-    for file in HOUSE.rglob("*.py"):
-        text = file.read_text("utf-8")
-        assert len(text.splitlines()) <= MODULE_LINES_LIMIT, file.name
-        for node in ast.walk(ast.parse(text)):
+    for file, module in modules().items():
+        assert len(file.read_text("utf-8").splitlines()) <= MODULE_LINES_LIMIT, file.name
+        for node in ast.walk(module):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or node.lineno) - node.lineno + 1
                 assert lines <= FUNCTION_LINES_LIMIT, f"{file.name}: {node.name} has {lines} lines"

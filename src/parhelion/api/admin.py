@@ -173,7 +173,7 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
 def _key_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
     @post("/v1/keys", name="keys.create", status_code=201)
     async def create(request: Request[Any, Any, Any]) -> ASGIApp:
-        body = await _body(request, rooms, NewKey)
+        body = await admin_body(request, rooms, NewKey)
         return json_reply(await create_key(body, rooms), 201)
 
     @get("/v1/keys", name="keys.list")
@@ -196,7 +196,7 @@ def _key_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
 def _pool_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
     @post("/v1/models", name="models.add", status_code=201)
     async def add_model(request: Request[Any, Any, Any]) -> ASGIApp:
-        body = await _body(request, rooms, NewModel)
+        body = await admin_body(request, rooms, NewModel)
         return json_reply(await add(body, rooms), 201)
 
     @put("/v1/models/{id:path}", name="models.rates", status_code=200)
@@ -204,9 +204,9 @@ def _pool_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         path = path_field(request.scope, "id").strip("/")
         if not path.endswith(RATES):
             raise not_a_method()
-        body = await _body(request, rooms, NewRate)
+        body = await admin_body(request, rooms, NewRate)
         card = rooms.catalogue.resolve(path.removesuffix(RATES)).card
-        await _set_rates(card.id, [body], rooms)
+        await set_rates(card.id, [body], rooms)
         return json_reply(model_body(card, rooms.catalogue, Served(rooms.coordinator)))
 
     # An id may hold slashes, so the rest of the path is the id.
@@ -218,11 +218,12 @@ def _pool_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         if name.endswith(RATES):
             raise not_a_method()
         gone = await rooms.catalogue.remove(rooms.catalogue.resolve(name).card.id)
+        rooms.coordinator.catalogue_changed()
         return json_reply(ModelRemoved(id=gone.card.id, removed=True))
 
     @post("/v1/backup", name="backup", status_code=201)
     async def backup(request: Request[Any, Any, Any]) -> ASGIApp:
-        body = await _body(request, rooms, Backup)
+        body = await admin_body(request, rooms, Backup)
         target = new_file(body.path)
         try:
             await rooms.store.backup(target)
@@ -236,7 +237,7 @@ def _pool_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
 def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
     @post("/v1/invites", name="invites.create", status_code=201)
     async def invite(request: Request[Any, Any, Any]) -> ASGIApp:
-        body = await _body(request, rooms, NewInvite)
+        body = await admin_body(request, rooms, NewInvite)
         secret = await rooms.invites.create(uses=body.uses, ttl_s=body.ttl_s)
         expires_at_ms = rooms.clock.now_ms() + body.ttl_s * 1000
         made = InviteBody(invite=secret, uses=body.uses, expires_at_ms=expires_at_ms)
@@ -252,16 +253,16 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
 
     @post("/v1/nodes/{peer:str}/ban", name="nodes.ban", status_code=200)
     async def ban_node(request: Request[Any, Any, Any]) -> ASGIApp:
-        body = await _body(request, rooms, Ban)
-        peer = _peer(request.scope)
+        body = await admin_body(request, rooms, Ban)
+        peer = peer_of_path(request.scope)
         await rooms.access.ban(peer, body.reason, rooms.coordinator.name_of(peer))
         rooms.coordinator.expel(peer, banned_words(body.reason))
         return json_reply(_decision(peer, "banned", rooms))
 
     @post("/v1/nodes/{peer:str}/drain", name="nodes.drain", status_code=200)
     async def drain_node(request: Request[Any, Any, Any]) -> ASGIApp:
-        body = await _body(request, rooms, Drainage)
-        peer = _peer(request.scope)
+        body = await admin_body(request, rooms, Drainage)
+        peer = peer_of_path(request.scope)
         name = rooms.coordinator.name_of(peer)
         reason = await rooms.access.drains.drain(peer, body.reason, name)
         rooms.coordinator.send_away(peer, reason, body.deadline_s)
@@ -269,24 +270,24 @@ def _node_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
 
     @post("/v1/nodes/{peer:str}/undrain", name="nodes.undrain", status_code=200)
     async def undrain_node(request: Request[Any, Any, Any]) -> ASGIApp:
-        await _body(request, rooms, Nothing)
-        peer = _peer(request.scope)
+        await admin_body(request, rooms, Nothing)
+        peer = peer_of_path(request.scope)
         await rooms.access.drains.undrain(peer)
         _pardon(peer, rooms)
         return json_reply(_decision(peer, "undrained", rooms))
 
     @post("/v1/nodes/{peer:str}/allow", name="nodes.allow", status_code=200)
     async def allow_node(request: Request[Any, Any, Any]) -> ASGIApp:
-        await _body(request, rooms, Nothing)
-        peer = _peer(request.scope)
+        await admin_body(request, rooms, Nothing)
+        peer = peer_of_path(request.scope)
         await rooms.access.allow(peer, rooms.coordinator.name_of(peer))
         _pardon(peer, rooms)
         return json_reply(_decision(peer, "allowed", rooms))
 
     @post("/v1/nodes/{peer:str}/succeed", name="nodes.succeed", status_code=200)
     async def succeed_node(request: Request[Any, Any, Any]) -> ASGIApp:
-        body = await _body(request, rooms, Successor)
-        old, new = _peer(request.scope), _checked(body.new, "new")
+        body = await admin_body(request, rooms, Successor)
+        old, new = peer_of_path(request.scope), _checked(body.new, "new")
         signed = Succession(old=old, new=new, at_ms=body.at_ms, signature=body.signature)
         await rooms.access.succeed(signed)
         rooms.coordinator.expel(old, "this node's key was succeeded by another")
@@ -329,7 +330,8 @@ def _entry(decision: Decision, rooms: Rooms) -> AccessEntry:
     )
 
 
-def _peer(scope: Scope) -> str:
+def peer_of_path(scope: Scope) -> str:
+    """The peer id that stands in a path; Problem NOT_FOUND where it is no key's."""
     return _checked(path_field(scope, "peer"), "peer")
 
 
@@ -357,7 +359,7 @@ async def create_key(body: NewKey, rooms: Rooms) -> NewKeyBody:
             param="grant",
             hint="start a data folder of the class local to try things out",
         )
-    _check_class(asset, rooms)
+    check_class(asset, rooms)
     if body.expires_at_ms is not None and body.expires_at_ms <= rooms.clock.now_ms():
         raise Problem(
             ProblemCode.CONFLICT,
@@ -386,19 +388,19 @@ async def add(body: NewModel, rooms: Rooms) -> object:
     if not _is(path.is_file):
         raise _no_path("There is no file at that path.")
     for rate in rates:
-        _check_class(rate.asset, rooms)
+        check_class(rate.asset, rooms)
     first = {rate.asset: (int(rate.prompt), int(rate.completion)) for rate in rates}
     model = await catalogue.add(body.id, path, rates=first or _first_prices(catalogue))
     rooms.coordinator.catalogue_changed()
-    await _set_rates(model.card.id, rates, rooms)
+    await set_rates(model.card.id, rates, rooms)
     return model_body(model.card, catalogue, Served(rooms.coordinator))
 
 
-async def _set_rates(id: str, wanted: Sequence[NewRate], rooms: Rooms) -> None:
+async def set_rates(id: str, wanted: Sequence[NewRate], rooms: Rooms) -> None:
     """New versions of the rates that change; saying the same again changes nothing."""
     now = {r.asset: (r.prompt_micro, r.completion_micro) for r in rooms.catalogue.rates(id)}
     for rate in wanted:
-        _check_class(rate.asset, rooms)
+        check_class(rate.asset, rooms)
         price = int(rate.prompt), int(rate.completion)
         if now.get(rate.asset) != price:
             await rooms.catalogue.set_rate(
@@ -406,7 +408,7 @@ async def _set_rates(id: str, wanted: Sequence[NewRate], rooms: Rooms) -> None:
             )
 
 
-def _check_class(asset: str, rooms: Rooms) -> None:
+def check_class(asset: str, rooms: Rooms) -> None:
     """Problem for an asset that this data folder can never hold: nobody could pay with it."""
     here = rooms.config.money.asset_class
     if class_of(asset) is not here:
@@ -457,7 +459,7 @@ def _no_path(message: str) -> Problem:
     )
 
 
-async def _body(request: Request[Any, Any, Any], rooms: Rooms, shape: type[T]) -> T:
+async def admin_body(request: Request[Any, Any, Any], rooms: Rooms, shape: type[T]) -> T:
     """The admin's body; who asks is checked before a byte of it is read."""
     require_admin(request.scope, rooms)
     query_of(request.scope, ())

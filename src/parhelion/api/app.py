@@ -8,12 +8,36 @@ from litestar import Litestar, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp
 
-from parhelion.api import admin, credits, document, models, node_socket, nodes, receipts, status
+from parhelion.api import (
+    account_keys,
+    account_ways,
+    accounts,
+    admin,
+    artefacts,
+    chain,
+    console,
+    content,
+    credits,
+    discovery,
+    document,
+    link_socket,
+    models,
+    node_socket,
+    nodes,
+    one_node,
+    prepare,
+    quote,
+    receipts,
+    setup,
+    sign_in,
+    status,
+    topup,
+    withdrawals,
+)
 from parhelion.api.chat import Chat
 from parhelion.api.completions import Completions
-from parhelion.api.dialect import Dialect
 from parhelion.api.door import Door
-from parhelion.api.errors import problem_of, reply
+from parhelion.api.errors import problem_of, refusal, reply
 from parhelion.api.exchange import Exchange
 from parhelion.api.front import Front
 from parhelion.api.guard import Guard
@@ -23,6 +47,9 @@ from parhelion.api.operations import methods_at
 from parhelion.api.rooms import Rooms
 from parhelion.api.wire import HEAD, LINGER_FACTOR, VISIT, without_body
 from parhelion.words import Problem, ProblemCode
+
+SOCKETS = frozenset({node_socket.PATH, link_socket.PATH})
+"""The paths of the two WebSockets, of nodes only."""
 
 
 class Api(Litestar):
@@ -46,7 +73,7 @@ class Api(Litestar):
                 await self._routed(scope, receive, send)
             else:
                 await self.door.http(exchange, scope, receive, send)
-        elif scope["type"] == "websocket" and scope["path"] != node_socket.PATH:
+        elif scope["type"] == "websocket" and scope["path"] not in SOCKETS:
             missing = Problem(ProblemCode.NOT_FOUND, "There is no WebSocket at this path.")
             await node_socket.refuse(send, missing)
         else:
@@ -64,17 +91,33 @@ class Api(Litestar):
 def build_app(**joined: Any) -> Api:
     """The API over these rooms; the names are the fields of `api.rooms.Rooms`."""
     rooms = Rooms(**joined)
-    exchanges = [_exchange(rooms, dialect) for dialect in (Chat(), Completions(), Inference())]
+    exchanges = _exchanges(rooms)
     routes: list[Any] = [
-        *map(_route, exchanges),
+        *(_route(path, exchange) for path, exchange in exchanges.items()),
         *models.handlers(rooms),
+        *artefacts.handlers(rooms),
         *credits.handlers(rooms),
+        *topup.handlers(rooms),
+        *quote.handlers(rooms),
+        *prepare.handlers(rooms),
+        *withdrawals.handlers(rooms),
+        *sign_in.handlers(rooms),
+        *accounts.handlers(rooms),
+        *account_keys.handlers(rooms),
+        *account_ways.handlers(rooms),
+        *content.handlers(rooms),
         *status.handlers(rooms),
         *nodes.handlers(rooms),
+        *one_node.handlers(rooms),
+        *console.handlers(rooms),
+        *setup.handlers(rooms),
         *receipts.handlers(rooms),
+        *chain.handlers(rooms),
+        *discovery.handlers(rooms),
         *admin.handlers(rooms),
         *document.handlers(),
         *node_socket.handlers(rooms),
+        *link_socket.handlers(rooms),
     ]
     app = Api(
         route_handlers=routes,
@@ -85,7 +128,7 @@ def build_app(**joined: Any) -> Api:
         # Bodies are read and bounded in wire.read_body.
         request_max_body_size=None,
     )
-    app.straight = {exchange.dialect.path: exchange for exchange in exchanges}
+    app.straight = exchanges
     web = rooms.config.web
     app.front = Front(web.host, web.port)
     app.door = Door(
@@ -95,16 +138,28 @@ def build_app(**joined: Any) -> Api:
         rooms.clock,
         rooms.entropy,
         LINGER_FACTOR * rooms.config.api.max_body_bytes,
+        rooms.config.api.public_url,
     )
     return app
 
 
-def _exchange(rooms: Rooms, dialect: Dialect) -> Exchange:
-    return Exchange(dialect, rooms.coordinator, rooms.config.api, rooms.clock)
+def _exchanges(rooms: Rooms) -> dict[str, Exchange]:
+    """Every way to an engine, by its path: the dialects, and the same below each tier's name."""
+    tiers = {} if rooms.shop is None else {tier.name: tier for tier in rooms.shop.checkout.tiers}
+    found: dict[str, Exchange] = {}
+    for dialect in (Chat(), Completions(), Inference()):
+        joined = (dialect, rooms.coordinator, rooms.config.api, rooms.clock)
+        named = tiers if dialect.name == "inference" else None
+        found[dialect.path] = Exchange(*joined, tiers=named)
+        for tier in tiers.values():
+            found[f"/{tier.name}{dialect.path}"] = Exchange(*joined, tier=tier)
+    return found
 
 
-def _route(exchange: Exchange) -> HTTPRouteHandler:
-    @post(exchange.dialect.path, name=exchange.dialect.name, status_code=200)
+def _route(path: str, exchange: Exchange) -> HTTPRouteHandler:
+    name = exchange.dialect.name if path == exchange.dialect.path else path.strip("/")
+
+    @post(path, name=name, status_code=200)
     async def create() -> ASGIApp:
         return exchange
 
@@ -115,7 +170,7 @@ def _from_litestar(asked: Any, error: Exception) -> Any:
     """Litestar's exception hook: routing errors and problems leave in our one shape."""
     visit = asked.scope.get(VISIT)
     problem = problem_of(error, "" if visit is None else visit.request)
-    answer = reply(problem)
+    answer = reply(problem) if visit is None else refusal(problem, asked.scope)
     if problem.code is ProblemCode.METHOD_NOT_ALLOWED:
         # Ours, because Litestar's leaves out methods of a path that has more than one handler.
         answer.headers.append((b"allow", ", ".join(methods_at(asked.scope["path"])).encode()))

@@ -261,11 +261,11 @@ WITHOUT_EFFECT = (
 """Accepted because they change nothing in the answer; docs/api.md says so of each."""
 
 
-def sampler_params(body: Sampled) -> SamplerParams:
-    """The sampler's part of a body; an absent field is the sampler's default."""
+def sampler_params(body: Sampled, temperature: float = 1.0) -> SamplerParams:
+    """The sampler's part of a body; an absent field is the sampler's default, or the tier's."""
     bias = body.logit_bias or {}
     return SamplerParams(
-        temperature=_or(body.temperature, 1.0),
+        temperature=_or(body.temperature, temperature),
         top_p=_or(body.top_p, 1.0),
         top_k=body.top_k or 0,
         min_p=_or(body.min_p, 0.0),

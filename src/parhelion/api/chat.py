@@ -31,7 +31,7 @@ class Chat:
     path = "/v1/chat/completions"
     name = "chat"
 
-    def read(self, body: bytes, request: str) -> Asked:
+    def read(self, body: bytes, request: str, temperature: float = 1.0) -> Asked:
         """The body as an Ask."""
         asked = decode(_decoder, body)
         refuse_unsupported(asked, _refused, HINT)
@@ -41,7 +41,7 @@ class Chat:
             dialect="chat",
             model=asked.model,
             messages=tuple(_message(i, turn) for i, turn in enumerate(asked.messages)),
-            params=sampler_params(asked),
+            params=sampler_params(asked, temperature),
             seed=seed_of(asked.seed),
             max_tokens=_max_tokens(asked),
             stop=stops_of(asked.stop),

@@ -32,7 +32,7 @@ class Completions:
     path = "/v1/completions"
     name = "completions"
 
-    def read(self, body: bytes, request: str) -> Asked:
+    def read(self, body: bytes, request: str, temperature: float = 1.0) -> Asked:
         """The body as an Ask."""
         asked = decode(_decoder, body)
         refuse_unsupported(asked, _refused, HINT)
@@ -42,7 +42,7 @@ class Completions:
             dialect="completions",
             model=asked.model,
             prompt=_prompt(asked.prompt),
-            params=sampler_params(asked),
+            params=sampler_params(asked, temperature),
             seed=seed_of(asked.seed),
             max_tokens=asked.max_tokens,
             stop=stops_of(asked.stop),

@@ -1,4 +1,4 @@
-"""GET /v1/credits/*: what the key's account has, and every entry that made it."""
+"""GET /v1/credits/*: what an account has, and every entry that made it; by key or session."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Scope
 
 from parhelion.api.parse import invalid
-from parhelion.api.rooms import Rooms, key_of, query_of
+from parhelion.api.payer import payer_of
+from parhelion.api.rooms import Rooms, query_of
 from parhelion.api.shapes import BalanceBody, EntryBody, History
 from parhelion.api.wire import json_reply
 from parhelion.ledger import Entry
+from parhelion.payments.part import balance_of
+from parhelion.payments.rules import LANDED_MEMO
 from parhelion.words import DECIMALS
 
 PAGE_LIMIT = 199
@@ -25,12 +28,12 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
     @get("/v1/credits/balance", name="credits.balance")
     async def balance(scope: Scope) -> ASGIApp:
         query_of(scope, ())
-        key = key_of(scope, rooms.keys)
-        found = await rooms.ledger.balance(key.account, key.asset)
+        payer = await payer_of(scope, rooms)
+        found = await balance_of(payer, rooms.ledger, rooms.keys)
         return json_reply(
             BalanceBody(
-                account=key.account,
-                asset=key.asset,
+                account=payer.account,
+                asset=payer.asset,
                 decimals=DECIMALS,
                 available=str(found.available_micro),
                 held=str(found.held_micro),
@@ -39,10 +42,13 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
 
     @get("/v1/credits/history", name="credits.history")
     async def history(scope: Scope) -> ASGIApp:
-        key = key_of(scope, rooms.keys)
+        payer = await payer_of(scope, rooms)
         query = query_of(scope, ("limit", "before"))
         limit = _limit(query.get("limit"))
-        found = await rooms.ledger.history(key.account, limit=limit + 1, before=query.get("before"))
+        before = query.get("before")
+        found = await rooms.ledger.history(
+            payer.account, limit=limit + 1, before=before, key=payer.reads_key
+        )
         page, more = found[:limit], len(found) > limit
         return json_reply(
             History(
@@ -64,6 +70,11 @@ def _limit(text: str | None) -> int:
 
 
 def _entry(entry: Entry) -> EntryBody:
+    # What stands outside is `network:address`; only a CAIP-2 id has colons of its own.
+    network, landed = None, None
+    if entry.outside is not None and entry.memo.startswith(LANDED_MEMO):
+        network = entry.outside.rpartition(":")[0]
+        landed = entry.memo.removeprefix(LANDED_MEMO)
     return EntryBody(
         id=entry.id,
         at_ms=entry.at_ms,
@@ -74,4 +85,6 @@ def _entry(entry: Entry) -> EntryBody:
         held=str(entry.held_micro),
         request=entry.request,
         memo=entry.memo,
+        network=network,
+        transaction=landed,
     )

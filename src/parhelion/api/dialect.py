@@ -55,8 +55,11 @@ class Dialect(Protocol):
     path: str
     name: str
 
-    def read(self, body: bytes, request: str) -> Asked:
-        """The body as an Ask; Problem that names the field otherwise."""
+    def read(self, body: bytes, request: str, temperature: float = 1.0) -> Asked:
+        """The body as an Ask; Problem that names the field otherwise.
+
+        `temperature` is that of a body that names none.
+        """
         ...
 
     def pen(self, origin: Origin) -> Pen:

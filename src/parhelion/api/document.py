@@ -12,7 +12,8 @@ from litestar.types import ASGIApp
 
 from parhelion import __version__
 from parhelion.api.errors import TABLE, ErrorBody
-from parhelion.api.operations import OPERATIONS, Operation, Parameter
+from parhelion.api.operation import Operation, Parameter
+from parhelion.api.operations import OPERATIONS
 from parhelion.api.wire import Reply
 
 EVERYWHERE = (400, 403, 429, 500, 503)
@@ -62,6 +63,7 @@ def document() -> dict[str, Any]:
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "sk-prl-…"},
                 "admin": {"type": "http", "scheme": "bearer", "description": "DATA/admin.key"},
+                "fetch": {"type": "http", "scheme": "bearer", "description": "fetch_…"},
             },
         },
     }
@@ -80,6 +82,10 @@ def _described(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
         described["requestBody"] = {"required": True, "content": content}
     if operation.security == "optional":
         described["security"] = [{}, {"key": []}]
+    elif operation.security == "owner":
+        described["security"] = [{}, {"admin": []}]
+    elif operation.security == "fetch":
+        described["security"] = [{"fetch": []}, {"admin": []}]
     elif operation.security is not None:
         described["security"] = [{operation.security: []}]
     return described
@@ -104,6 +110,8 @@ def _responses(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
         content[kind] = {"schema": _EVENT if kind == "text/event-stream" else {"type": "string"}}
     good["content"] = content
     found = {str(operation.status): good}
+    if operation.parts:
+        found["206"] = good | {"description": f"{operation.summary} A part of it."}
     wrong = set(EVERYWHERE) | set(operation.errors)
     if operation.body is not None:
         wrong |= {413, 415}

@@ -32,7 +32,8 @@ _PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),
     (
         b"access-control-allow-headers",
-        b"authorization, content-type, idempotency-key, x-client-request-id, payment-signature",
+        b"authorization, content-type, idempotency-key, x-client-request-id, payment-signature, "
+        b"sign-in-with-x, x-parhelion-session",
     ),
     (b"access-control-max-age", b"600"),
 )
@@ -49,6 +50,7 @@ class Door:
         clock: Clock,
         entropy: Callable[[int], bytes],
         linger_bytes: int,
+        public_url: str = "",
     ) -> None:
         self.guard = guard
         self.inside = 0
@@ -57,6 +59,7 @@ class Door:
         self._clock = clock
         self._entropy = entropy
         self._linger_bytes = linger_bytes
+        self._public_url = public_url.rstrip("/")
 
     async def http(self, app: App, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request: through to `app`, or a problem."""
@@ -97,7 +100,8 @@ class Door:
     def _meet(self, scope: Any, send: Send) -> Visit:
         request = mint("req", self._clock.now_ms(), self._entropy(ID_ENTROPY_BYTES))
         client = scope.get("client")
-        visit = Visit(request, dict(scope["headers"]), client[0] if client else "", send)
+        address = client[0] if client else ""
+        visit = Visit(request, dict(scope["headers"]), address, send, self._public_url)
         theirs = visit.fields.get(b"x-client-request-id")
         if theirs is not None and len(theirs) <= CLIENT_ID_LIMIT_CHARS and _printable(theirs):
             visit.headers.append((b"x-client-request-id", theirs))

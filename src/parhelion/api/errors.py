@@ -7,8 +7,12 @@ from typing import NamedTuple
 
 import msgspec
 from litestar.exceptions import HTTPException
+from litestar.types import Scope
 
-from parhelion.api.wire import Header, Reply
+from parhelion.api.paying import response
+from parhelion.api.session import without_cookie
+from parhelion.api.wire import NO_STORE, Header, Reply, visit_of
+from parhelion.payments import Undelivered
 from parhelion.words import Problem, ProblemCode
 
 log = logging.getLogger("parhelion.api")
@@ -18,6 +22,10 @@ MESSAGE_LIMIT_CHARS = 1000
 
 DEFAULT_RETRY_S = 1
 """What Retry-After says where the room that refused had no better estimate."""
+
+
+OFFER_HEADER = b"payment-required"
+"""Where x402 clients of version 2 read the offers; they read no body."""
 
 
 class Look(NamedTuple):
@@ -43,9 +51,12 @@ TABLE: dict[ProblemCode, Look] = {
     ProblemCode.POISON_REQUEST: Look(400, _REQUEST),
     ProblemCode.RECEIPT_INVALID: Look(400, _REQUEST),
     ProblemCode.ARTEFACT_INVALID: Look(400, _REQUEST),
+    ProblemCode.MODEL_NOT_SLICEABLE: Look(400, _REQUEST),
     ProblemCode.PAYMENT_INVALID: Look(400, _REQUEST),
     ProblemCode.MISSING_CREDENTIALS: Look(401, _AUTH),
     ProblemCode.INVALID_API_KEY: Look(401, _AUTH),
+    ProblemCode.INVALID_SESSION: Look(401, _AUTH),
+    ProblemCode.SIGN_IN_INVALID: Look(401, _AUTH),
     # 402 and never 429: the SDKs would retry, and waiting brings no credit.
     ProblemCode.INSUFFICIENT_CREDIT: Look(402, _CREDIT),
     ProblemCode.KEY_LIMIT_REACHED: Look(402, _CREDIT),
@@ -63,6 +74,7 @@ TABLE: dict[ProblemCode, Look] = {
     ProblemCode.IDEMPOTENCY_MISMATCH: Look(422, _REQUEST),
     ProblemCode.BODY_TOO_LARGE: Look(413, _REQUEST),
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: Look(415, _REQUEST),
+    ProblemCode.RANGE_NOT_SATISFIABLE: Look(416, _REQUEST),
     ProblemCode.RATE_LIMITED: Look(429, _LIMIT, True),
     ProblemCode.QUEUE_SHARE_EXCEEDED: Look(429, _LIMIT, True),
     ProblemCode.CANCELLED: Look(499, _REQUEST),
@@ -96,8 +108,11 @@ HINTS: dict[ProblemCode, str] = {
     ProblemCode.POISON_REQUEST: "change the prompt: this one is refused for an hour",
     ProblemCode.RECEIPT_INVALID: "a receipt is the JSON that GET /v1/receipts/{id} answers",
     ProblemCode.ARTEFACT_INVALID: "name a GGUF model file",
+    ProblemCode.MODEL_NOT_SLICEABLE: "serve it from nodes that hold it whole",
     ProblemCode.MISSING_CREDENTIALS: "send the header Authorization: Bearer sk-prl-…",
     ProblemCode.INVALID_API_KEY: "keys start with sk-prl-; the pool's owner makes them",
+    ProblemCode.INVALID_SESSION: "sign in again, or pay for a new session",
+    ProblemCode.SIGN_IN_INVALID: "ask for a new challenge, and sign its text as it is",
     ProblemCode.INSUFFICIENT_CREDIT: "ask for fewer max_tokens, or add credits",
     ProblemCode.KEY_LIMIT_REACHED: "ask for fewer max_tokens, or use a key with a higher limit",
     ProblemCode.PAYMENT_REQUIRED: "pay one of the offers of the PAYMENT-REQUIRED header (x402 v2)",
@@ -116,6 +131,7 @@ HINTS: dict[ProblemCode, str] = {
     ProblemCode.IDEMPOTENCY_MISMATCH: "a new request needs a new Idempotency-Key",
     ProblemCode.BODY_TOO_LARGE: "send a shorter body; the operator sets max_body_bytes in [api]",
     ProblemCode.UNSUPPORTED_MEDIA_TYPE: "send the header Content-Type: application/json",
+    ProblemCode.RANGE_NOT_SATISFIABLE: "Content-Range says how many bytes there are",
     ProblemCode.RATE_LIMITED: "wait as long as Retry-After says; the operator sets [limits]",
     ProblemCode.QUEUE_SHARE_EXCEEDED: "wait for your running requests, then try again",
     ProblemCode.CANCELLED: "the connection was closed before the answer was complete",
@@ -161,6 +177,9 @@ def body(problem: Problem) -> bytes:
         param=problem.param,
         hint=problem.hint or HINTS[problem.code],
     )
+    if problem.offer is not None:
+        # x402's members beside OpenAI's error, so that SDKs and curl both show what to do.
+        return msgspec.json.encode({**problem.offer.document, "error": detail})
     return msgspec.json.encode(ErrorBody(error=detail))
 
 
@@ -173,9 +192,23 @@ def reply(problem: Problem) -> Reply:
         headers.append((b"retry-after", b"%d" % max(0, wait_s)))
     if look.retry is False:
         headers.append((b"x-should-retry", b"false"))
+    if problem.offer is not None:
+        headers += [(OFFER_HEADER, problem.offer.header), NO_STORE]
+    if isinstance(problem, Undelivered) and problem.bought is not None:
+        # The payment was settled: its transaction is the buyer's proof of that.
+        headers.append(response(problem.bought))
     if look.status == 401:
         headers.append((b"www-authenticate", b'Bearer realm="parhelion"'))
     return Reply(look.status, body(problem), headers)
+
+
+def refusal(problem: Problem, scope: Scope) -> Reply:
+    """As `reply`, to this request: the cookie of a session that is good for nothing goes."""
+    if problem.code is ProblemCode.INVALID_SESSION:
+        visit = visit_of(scope)
+        # By the door's own headers: the framework's answers have no place for two of one name.
+        visit.headers += without_cookie(visit.fields, scope["scheme"], scope["path"])
+    return reply(problem)
 
 
 def problem_of(error: BaseException, request: str) -> Problem:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -12,15 +13,47 @@ from litestar.types import Receive, Scope, Send
 from parhelion.api import errors
 from parhelion.api.dialect import Asked, Dialect, Origin
 from parhelion.api.parse import body_hash
+from parhelion.api.paying import response
+from parhelion.api.rooms import query_of
+from parhelion.api.session import session_token
 from parhelion.api.stream import EventStream
 from parhelion.api.watch import Watch
-from parhelion.api.wire import NO_STORE, ClientLeft, Header, Reply, Visit, read_body, visit_of
+from parhelion.api.wire import (
+    NO_STORE,
+    ClientLeft,
+    Header,
+    Reply,
+    Visit,
+    read_body,
+    url_of,
+    visit_of,
+)
 from parhelion.config import ApiConfig
-from parhelion.payments import check_idempotency_key
-from parhelion.words import Ask, Chunk, Clock, Credentials, Problem, minted_ms
+from parhelion.payments import PAYMENT_LIMIT_CHARS, check_idempotency_key, refuse_v1
+from parhelion.words import (
+    Ask,
+    Bought,
+    Chunk,
+    Clock,
+    Credentials,
+    Problem,
+    ProblemCode,
+    Tier,
+    minted_ms,
+)
 
 if TYPE_CHECKING:
     from parhelion.coordinator import Coordinator
+
+PAYMENT = b"payment-signature"
+PAYMENT_V1 = b"x-payment"
+SIGN_IN = b"sign-in-with-x"
+
+_WRITTEN = re.compile(rb"[!-~]{1,%d}" % PAYMENT_LIMIT_CHARS)
+"""What a payment is written with, whether or not it will be looked at: the gate says the rest."""
+
+NO_RETRY: Header = (b"x-should-retry", b"false")
+"""For whoever paid: SDKs send a failed request again by themselves, each with a new payment."""
 
 REPLAYED: Header = (b"idempotent-replayed", b"true")
 """The name that Stripe gave it, and that clients of idempotent APIs know."""
@@ -31,6 +64,7 @@ class Answer(Protocol):
 
     request: str
     model: str
+    bought: Bought | None
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         """Chunks as they come; the last one carries the usage."""
@@ -49,47 +83,82 @@ class Exchange:
     """An ASGI app for one dialect; the answer is streamed or whole as the body asked."""
 
     def __init__(
-        self, dialect: Dialect, coordinator: Coordinator, config: ApiConfig, clock: Clock
+        self,
+        dialect: Dialect,
+        coordinator: Coordinator,
+        config: ApiConfig,
+        clock: Clock,
+        *,
+        tiers: Mapping[str, Tier] | None = None,
+        tier: Tier | None = None,
     ) -> None:
         self.dialect = dialect
         self._coordinator = coordinator
         self._config = config
         self._clock = clock
+        self._tiers = tiers
+        self._tier = tier
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer this request, unless the client leaves first."""
         visit = visit_of(scope)
         try:
+            credentials = credentials_of(scope)
             body = await read_body(scope, receive, self._config.max_body_bytes)
-            asked = self._read(body, visit)
+            asked = self._read(body, visit, self._tier_of(scope), credentials)
             if asked.stream:
-                await self._stream(asked, visit, receive)
+                await self._stream(asked, credentials, visit, receive)
             else:
-                reply = await self._whole(asked, visit, receive)
+                reply = await self._whole(asked, credentials, visit, receive)
                 await reply.write(visit.send, visit.headers)
         except ClientLeft:
             return
         except Exception as error:  # noqa: BLE001 - problem_of logs what it does not know
             # Kept by no name of ours: an error leads to this frame, and the two would be a ring.
-            refusal = errors.reply(errors.problem_of(error, visit.request))
+            refusal = errors.refusal(errors.problem_of(error, visit.request), scope)
+            if PAYMENT in visit.fields:
+                refusal.headers.append(NO_RETRY)
             # By the door's own `send`, which knows what to do about a body still on its way.
             await refusal.write(send, ())
 
-    def _read(self, body: bytes, visit: Visit) -> Asked:
-        asked = self.dialect.read(body, visit.request)
-        changed: dict[str, object] = {"deadline_s": self._config.request_deadline_s}
+    def _tier_of(self, scope: Scope) -> Tier | None:
+        """The tier whose route this is, or that the query names where a route takes one."""
+        if self._tier is not None or self._tiers is None or not scope["query_string"]:
+            return self._tier
+        name = query_of(scope, ("tier",)).get("tier")
+        if name is not None and name not in self._tiers:
+            raise Problem(
+                ProblemCode.NOT_FOUND,
+                f"no tier {name[:32]!r}",
+                hint=f"the tiers are {', '.join(self._tiers)}"
+                if self._tiers
+                else "this pool sells none: leave it out",
+                param="tier",
+            )
+        return None if name is None else self._tiers[name]
+
+    def _read(
+        self, body: bytes, visit: Visit, tier: Tier | None, credentials: Credentials
+    ) -> Asked:
+        usual = 1.0 if tier is None or tier.temperature is None else tier.temperature
+        asked = self.dialect.read(body, visit.request, usual)
+        changed: dict[str, object] = {"deadline_s": self._config.request_deadline_s, "tier": tier}
         key = visit.fields.get(b"idempotency-key")
         if key is not None:
             changed["idempotency_key"] = check_idempotency_key(key.decode("latin-1"))
-            changed["body_hash"] = body_hash(self.dialect.path, body)
+        if key is not None or credentials.payment is not None:
+            route = self.dialect.path if tier is None else f"/{tier.name}{self.dialect.path}"
+            changed["body_hash"] = body_hash(route, body)
         ask: Ask = msgspec.structs.replace(asked.ask, **changed)
         return Asked(ask, asked.stream, asked.include_usage)
 
-    async def _whole(self, asked: Asked, visit: Visit, receive: Receive) -> Reply:
+    async def _whole(
+        self, asked: Asked, credentials: Credentials, visit: Visit, receive: Receive
+    ) -> Reply:
         answer: Answer | None = None
         try:
             async with Watch(receive):
-                answer = await self._coordinator.serve(asked.ask, _credentials(visit))
+                answer = await self._coordinator.serve(asked.ask, credentials)
                 last = await answer.whole()
         except BaseException as error:
             await leave(answer, error)
@@ -101,12 +170,17 @@ class Exchange:
         body = self.dialect.whole(origin, last.text, finish, last.usage)
         return Reply(200, body, [NO_STORE])
 
-    async def _stream(self, asked: Asked, visit: Visit, receive: Receive) -> None:
+    async def _stream(
+        self, asked: Asked, credentials: Credentials, visit: Visit, receive: Receive
+    ) -> None:
         stream = EventStream(visit, self._config, self._clock)
+        # The head names the transaction, which is known when the payment has been settled.
+        stream.holds_head = credentials.payment is not None
         answer: Answer | None = None
         try:
             async with Watch(receive, stream.tick_s, stream.tick) as watch:
-                answer = await self._coordinator.serve(asked.ask, _credentials(visit))
+                answer = await self._coordinator.serve(asked.ask, credentials)
+                stream.holds_head = False
                 pen = self.dialect.pen(_origin(asked, visit, answer, self.dialect))
                 await stream.relay(answer, pen, watch)
         except (ClientLeft, asyncio.CancelledError) as error:
@@ -125,13 +199,43 @@ async def leave(answer: Answer | None, error: BaseException) -> None:
         await answer.disconnect()
 
 
-def _credentials(visit: Visit) -> Credentials:
-    return Credentials(bearer=visit.bearer, address=visit.known_address)
+def credentials_of(scope: Scope) -> Credentials:
+    """Who says they pay, by the headers of a request."""
+    visit = visit_of(scope)
+    fields = visit.fields
+    if PAYMENT_V1 in fields and PAYMENT not in fields:
+        raise refuse_v1()
+    if PAYMENT in fields and sum(name == PAYMENT for name, _ in scope["headers"]) > 1:
+        raise Problem(
+            ProblemCode.PAYMENT_INVALID,
+            "PAYMENT-SIGNATURE came more than once: which payment is meant cannot be told",
+            hint="send one payment with one request; none of these was taken",
+            param="PAYMENT-SIGNATURE",
+        )
+    payment = fields.get(PAYMENT)
+    if payment is not None and not _WRITTEN.fullmatch(payment):
+        raise Problem(
+            ProblemCode.PAYMENT_INVALID,
+            "the PAYMENT-SIGNATURE header is not base64, or longer than the longest that is read: "
+            f"it can be at most {PAYMENT_LIMIT_CHARS} characters long",
+            hint="send what an x402 client of version 2 makes of our offer",
+            param="PAYMENT-SIGNATURE",
+        )
+    return Credentials(
+        bearer=visit.bearer,
+        address=visit.known_address,
+        payment=payment,
+        session=session_token(fields, visit.bearer, scope["path"]),
+        sign_in=fields.get(SIGN_IN),
+        url=url_of(scope),
+    )
 
 
 def _origin(asked: Asked, visit: Visit, answer: Answer, dialect: Dialect) -> Origin:
     prefix = "chatcmpl" if dialect.name == "chat" else "cmpl"
     request = answer.request
+    if answer.bought is not None:
+        visit.headers.append(response(answer.bought))
     if request != asked.ask.request:
         # An Idempotency-Key brought the answer of an earlier request: told again as it was.
         visit.headers.append(REPLAYED)

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import msgspec
+
 from parhelion.api.shapes import Explanation, ShareLine
-from parhelion.ledger import GUEST, Explained, HoldState, Transfer, amount_text
-from parhelion.words import Receipt
+from parhelion.ledger import GUEST, Explained, HoldState, Transfer, amount_text, crew_of
+from parhelion.words import Receipt, Segment, StageSegment
 
 SOURCES_SHOWN = 5
 """The latest grants or deposits before the request; the history has them all."""
 
 
 def explanation(
-    told: Explained, receipt: Receipt | None, sources: Sequence[Transfer]
+    told: Explained, receipt: Receipt | None, sources: Sequence[Transfer] | None
 ) -> Explanation:
     """The steps of `receipt explain`, from where the credits came to who earned.
 
     Without a receipt (the coordinator ended before it could sign one, or nothing was charged) the
-    hold alone tells them. `sources` has one more than is shown, where there are more.
+    hold alone tells them. `sources` has one more than is shown, where there are more; None where
+    whoever asks reads a part of the account only.
     """
     hold, rate, asset = told.hold, told.rate, told.rate.asset
     return Explanation(
@@ -59,9 +62,11 @@ def explanation(
     )
 
 
-def _sources(told: Explained, sources: Sequence[Transfer]) -> tuple[str, ...]:
+def _sources(told: Explained, sources: Sequence[Transfer] | None) -> tuple[str, ...]:
     if told.hold.account == GUEST:
         return ("none: this model is free here",)
+    if sources is None:
+        return ("its account's credits: a key without a limit, or the wallet, sees where from",)
     found = [
         f"{leg.kind} of {amount_text(leg.amount_micro, leg.asset)} on {_day(leg.at_ms)}"
         for leg in sources
@@ -114,18 +119,36 @@ def _proof(told: Explained, receipt: Receipt | None) -> str:
 
 def _journalled(told: Explained) -> tuple[str, ...]:
     """Who worked, as far as the journal came; nobody signed for it."""
-    found = [(part.operator.removeprefix("node:"), part.output_ids) for part in told.worked]
-    lines = tuple(f"node {node}: {_count(ids)} journalled, unsigned" for node, ids in found)
+    lines = tuple(
+        f"node {' and '.join(_crew(part.operator))}: {_count(part.output_ids)} journalled, unsigned"
+        for part in told.worked
+    )
     return lines or ("no output id was journalled",)
 
 
 def _dispatch(receipt: Receipt) -> tuple[str, ...]:
     lines = [
-        f"node {part.node}: {_ids(part.start, part.to)}, "
+        f"node {part.node}{_layers(part)}: {_ids(part.start, part.to)}, "
         + ("signed" if part.signature is not None else f"unsigned ({part.reason})")
-        for part in receipt.segments
+        for segment in receipt.segments
+        for part in _parts(segment)
     ]
     return (f"route {receipt.route}, {receipt.migrations} migrations", *lines)
+
+
+def _crew(operator: str) -> tuple[str, ...]:
+    return tuple(account.removeprefix("node:") for account, _weight in crew_of(operator))
+
+
+def _parts(segment: Segment) -> tuple[Segment | StageSegment, ...]:
+    """Who signs for a stretch: its node, or every stage of its pipeline."""
+    return (segment,) if segment.stages is msgspec.UNSET else segment.stages
+
+
+def _layers(part: Segment | StageSegment) -> str:
+    if isinstance(part, Segment):
+        return ""
+    return f" (layers {part.layers[0]} to {part.layers[1] - 1})"
 
 
 def _ids(start: int, to: int) -> str:

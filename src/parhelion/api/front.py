@@ -11,26 +11,13 @@ from typing import Any
 from litestar.types import Receive, Scope, Send
 
 from parhelion.api.guard import host_name
-from parhelion.api.wire import Header, Reply, Visit, visit_of
+from parhelion.api.page import CONTENT_TYPE, HEADERS, framed
+from parhelion.api.wire import Reply, Visit, visit_of
 from parhelion.config import LOOPBACK
 
 PATHS = frozenset({"/", "/docs"})
 
-HEADERS: tuple[Header, ...] = (
-    (b"content-security-policy", b"default-src 'none'; base-uri 'none'; frame-ancestors 'none'"),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-cache"),
-    (b"vary", b"accept"),
-)
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Parhelion API</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark"></head>
-<body>
-<h1>Parhelion: the API</h1>
-<p>This port answers programs. {web}</p>
+_BODY = """<p>This port answers programs. {web}</p>
 <ul>
 <li><a href="/schema">/schema</a>: every route, as OpenAPI 3.1 (JSON)</li>
 <li><a href="/v1/models">/v1/models</a>: models, prices, and whether they are served now</li>
@@ -38,9 +25,7 @@ _PAGE = """<!doctype html>
 <li><a href="/health">/health</a>: whether a prompt would be served now</li>
 </ul>
 <p>OpenAI clients take <code>{base}/v1</code> as their base URL. The words of it all are in
-<code>docs/api.md</code> of the source.</p>
-</body></html>
-"""
+<code>docs/api.md</code> of the source.</p>"""
 
 
 class Front:
@@ -63,8 +48,10 @@ class Front:
         netloc = visit.fields.get(b"host", b"localhost").decode("latin-1")
         scheme = scope["scheme"]
         base = escape(f"{scheme}://{netloc}", quote=True)
-        page = _PAGE.format(web=self._web(visit, scheme), base=base)
-        await Reply(200, page.encode(), HEADERS, b"text/html; charset=utf-8").write(send, ())
+        body = _BODY.format(web=self._web(visit, scheme), base=base)
+        page = framed("Parhelion API", body, "Parhelion: the API")
+        headers = [*HEADERS, (b"cache-control", b"no-cache")]
+        await Reply(200, page, headers, CONTENT_TYPE).write(send, ())
 
     def _web(self, visit: Visit, scheme: str) -> str:
         name = host_name(visit.fields.get(b"host", b"localhost"))

@@ -20,6 +20,8 @@ HINT = "the operator sets allowed_hosts and cors_origins in [api]"
 PORTS = {"http": 80, "https": 443}
 """What browsers leave out of an address, in Host and Origin alike."""
 
+PORT_LIMIT = 65535
+
 
 class Guard:
     """Checks the two headers against the names that are ours; `web_port` is our own page's."""
@@ -41,12 +43,15 @@ class Guard:
         self._origins = frozenset(origin.rstrip("/").lower() for origin in config.cors_origins)
 
     def check(self, fields: Mapping[bytes, bytes], scheme: str) -> None:
-        """Problem FORBIDDEN when Host or Origin is foreign; both may be absent.
+        """Problem FORBIDDEN when Host or Origin is foreign, or a Host's port no port.
+
+        Both may be absent.
 
         `scheme` is how we were reached: `http`, unless a certificate is ours.
         """
         host = fields.get(b"host")
-        if host is not None and not self._ours(host_name(host)):
+        # Whatever stands behind the name goes on into the addresses that we name and compare.
+        if host is not None and not (self._ours(host_name(host)) and _has_port(host)):
             raise Problem(
                 ProblemCode.FORBIDDEN, "This Host header names another server.", hint=HINT
             )
@@ -100,8 +105,16 @@ def _place(field: bytes, scheme: str) -> tuple[str, int | None]:
     rest = field.decode("latin-1").lower().removeprefix(name)
     if not rest:
         return name, PORTS.get(scheme)
-    is_port = rest.startswith(":") and rest[1:].isascii() and rest[1:].isdigit()
-    return name, int(rest[1:]) if is_port and len(rest) <= len(":65535") else None
+    return name, int(rest[1:]) if _has_port(field) else None
+
+
+def _has_port(field: bytes) -> bool:
+    """Whether what stands behind the name is a port that can be, or nothing does."""
+    rest = field.decode("latin-1").lower().removeprefix(host_name(field))
+    if not rest:
+        return True
+    is_number = rest.startswith(":") and rest[1:].isascii() and rest[1:].isdigit()
+    return is_number and len(rest) <= len(":65535") and int(rest[1:]) <= PORT_LIMIT
 
 
 def _is_literal(name: str) -> bool:

@@ -19,11 +19,12 @@ class Inference(Completions):
     path = "/v1/inference"
     name = "inference"
 
-    def read(self, body: bytes, request: str) -> Asked:
+    def read(self, body: bytes, request: str, temperature: float = 1.0) -> Asked:
         """The body as an Ask."""
         asked = decode(_decoder, body)
         options = asked.stream_options
-        temperature = 1.0 if asked.temperature is None else asked.temperature + 0.0
+        if asked.temperature is not None:
+            temperature = asked.temperature + 0.0
         ask = Ask(
             request=request,
             dialect="inference",

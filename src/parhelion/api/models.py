@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import msgspec
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Scope
@@ -21,6 +21,7 @@ from parhelion.words import (
     Problem,
     ProblemCode,
     Rate,
+    Tier,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +57,28 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
             raise
         return json_reply(model_body(found.card, rooms.catalogue, Served(rooms.coordinator)))
 
-    return [models, model]
+    return [models, model, *_of_tiers(rooms)]
+
+
+def _of_tiers(rooms: Rooms) -> list[HTTPRouteHandler]:
+    """What an SDK lists below a tier's base URL: the one model that is sold there."""
+    tiers = () if rooms.shop is None else rooms.shop.checkout.tiers
+    return [_of_tier(rooms, tier) for tier in tiers]
+
+
+def _of_tier(rooms: Rooms, tier: Tier) -> HTTPRouteHandler:
+    @get(f"/{tier.name}/v1/models", name=f"{tier.name}.models")
+    async def sold(scope: Scope) -> ASGIApp:
+        query_of(scope, ())
+        found = rooms.catalogue.resolve(tier.model or None)
+        body = model_body(found.card, rooms.catalogue, Served(rooms.coordinator))
+        # Tokens have no price here: an answer has, and GET /.well-known/x402 tells it.
+        body = msgspec.structs.replace(
+            body, pricing=None, rates=(), default_max_tokens=tier.max_tokens
+        )
+        return json_reply(ModelList(data=(body,)))
+
+    return sold
 
 
 class Served:
@@ -64,18 +86,15 @@ class Served:
 
     def __init__(self, coordinator: Coordinator) -> None:
         self._open = coordinator.takes_prompts()
-        ready = (node for node in coordinator.nodes() if node.state in ("ready", "busy"))
-        self._nodes = Counter(
-            one.model for node in ready for one in node.model_states if one.state == "ready"
-        )
+        self._nodes = coordinator.servers()
 
     def nodes(self, model: str) -> int:
-        """How many ready nodes serve it."""
-        return self._nodes[model]
+        """How many ready nodes serve it; a pipeline's nodes each count."""
+        return self._nodes.get(model, 0)
 
     def available(self, model: str) -> bool:
         """Whether a prompt would be served now."""
-        return self._open and self._nodes[model] > 0
+        return self._open and self.nodes(model) > 0
 
 
 def not_a_method() -> Problem:
@@ -105,7 +124,7 @@ def model_body(card: ModelCard, catalogue: Catalogue, served: Served) -> ModelBo
         size_bytes=card.size_bytes,
         memory_bytes=card.memory_bytes,
         pricing=_pricing(rates[0]) if rates else None,
-        rates=tuple(_rate(rate) for rate in rates),
+        rates=tuple(rate_body(rate) for rate in rates),
         nodes=served.nodes(card.id),
         available=served.available(card.id),
     )
@@ -126,7 +145,8 @@ def _pricing(rate: Rate) -> Pricing:
     )
 
 
-def _rate(rate: Rate) -> RateBody:
+def rate_body(rate: Rate) -> RateBody:
+    """A rate as the API shows it."""
     return RateBody(
         asset=rate.asset,
         version=rate.version,

@@ -92,7 +92,7 @@ def handlers(rooms: Rooms) -> list[WebsocketRouteHandler]:
         client = socket.scope.get("client")
         address = client[0] if client else ""
         try:
-            _check(socket)
+            check_upgrade(socket)
             leave = doorway.enter(address)
         except Problem as problem:
             await refuse(socket.send, problem)
@@ -208,7 +208,8 @@ async def refuse(send: Any, problem: Problem) -> None:
     await send({"type": "websocket.http.response.body", "body": reply.body})
 
 
-def _check(socket: WebSocket[Any, Any, Any]) -> None:
+def check_upgrade(socket: WebSocket[Any, Any, Any]) -> None:
+    """Problem unless a node of ours asks for the socket, as far as the upgrade tells."""
     if "origin" in socket.headers:
         raise Problem(
             ProblemCode.FORBIDDEN, "Browsers may not join as nodes.", hint="run: parhelion join"

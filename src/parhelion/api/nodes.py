@@ -1,4 +1,4 @@
-"""GET /v1/nodes and its live stream: who serves, what was measured, and what changes."""
+"""GET /v1/nodes, its live stream, and /v1/plan: who serves, what was measured, what changes."""
 
 from __future__ import annotations
 
@@ -8,20 +8,18 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 from litestar import get
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Scope
 
-from parhelion.api import errors
+from parhelion.api.follow import Followed
 from parhelion.api.rooms import Rooms, query_of
 from parhelion.api.shapes import NodeList
-from parhelion.api.stream import EventStream
-from parhelion.api.watch import Watch
-from parhelion.api.wire import HEAD, ClientLeft, Reply, json_reply, visit_of
-from parhelion.config import ApiConfig
+from parhelion.api.wire import Reply, Visit, json_reply
 from parhelion.identity import site_of
-from parhelion.words import Clock, Problem
+from parhelion.words import Clock
 
 if TYPE_CHECKING:
-    from parhelion.coordinator import Coordinator, NodesEvent
+    from parhelion.coordinator import Coordinator, NodesEvent, PlanView
+    from parhelion.coordinator.feed import Reader
 
 LAST_EVENT_ID = b"last-event-id"
 
@@ -36,13 +34,11 @@ PIECE_NODES = 64
 """Nodes that are written at once, some 40 kB: of a large pool's snapshot, which is megabytes, a
 reader that takes nothing holds one piece."""
 
-OPENING = b"retry: 2000\n: what follows is data: lines with a type\n\n"
-"""Goes out at once, so that a page knows that it is connected; browsers come back after 2 s."""
-
 
 def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
     """The routes of the nodes that anyone may read."""
     listing = Listing(rooms.coordinator, rooms.clock)
+    plans = Plans(rooms.coordinator)
 
     @get("/v1/nodes", name="nodes.list")
     async def nodes(scope: Scope) -> ASGIApp:
@@ -52,9 +48,18 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
     @get("/v1/nodes/stream", name="nodes.stream")
     async def stream(scope: Scope) -> ASGIApp:
         query_of(scope, ())
-        return NodeStream(rooms.coordinator, rooms.config.api, rooms.clock)
+        return Followed(rooms, follow, framed)
 
-    return [nodes, stream]
+    def follow(visit: Visit) -> Reader:
+        last_id = visit.fields.get(LAST_EVENT_ID, b"").decode("latin-1")
+        return rooms.coordinator.feed.follow(last_id or None, site_of(visit.address))
+
+    @get("/v1/plan", name="plan")
+    async def plan(scope: Scope) -> ASGIApp:
+        query_of(scope, ())
+        return await plans.reply()
+
+    return [nodes, stream, plan]
 
 
 class Listing:
@@ -71,44 +76,24 @@ class Listing:
         if self._kept is not None and now_s - self._kept[1] < KEPT_S:
             return self._kept[0]
         nodes = self._coordinator.known_nodes()
-        reply = json_reply(NodeList(data=nodes))
+        reply = json_reply(NodeList(data=nodes, pipelines=self._coordinator.pipeline_views()))
         self._kept = (reply, now_s) if len(nodes) > FEW else None
         return reply
 
 
-class NodeStream:
-    """An ASGI app: one reader of the nodes' changes, until it leaves or the coordinator stops.
+class Plans:
+    """The plan as one reply, written once for all who get the same."""
 
-    A reader holds no more than the piece of the event that is being written: one that is slow gets
-    fewer and fuller events, and one that takes nothing for a minute has left.
-    """
-
-    def __init__(self, coordinator: Coordinator, config: ApiConfig, clock: Clock) -> None:
+    def __init__(self, coordinator: Coordinator) -> None:
         self._coordinator = coordinator
-        self._config = config
-        self._clock = clock
+        self._kept: tuple[PlanView, Reply] | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Write events; a Problem before the first byte is an ordinary error."""
-        visit = visit_of(scope)
-        stream = EventStream(visit, self._config, self._clock)
-        last_id = visit.fields.get(LAST_EVENT_ID, b"").decode("latin-1")
-        if scope.get(HEAD):
-            await stream.write(b"", more=False)
-            return
-        try:
-            with self._coordinator.feed.follow(last_id or None, site_of(visit.address)) as reader:
-                async with Watch(receive, stream.tick_s, stream.tick) as watch:
-                    await stream.write(OPENING)
-                    async for event in reader:
-                        for piece in framed(event):
-                            await stream.write(piece)
-                        watch.check()
-            await stream.write(b"", more=False)
-        except ClientLeft:
-            return
-        except Problem as problem:
-            await errors.reply(problem).write(send, ())
+    async def reply(self) -> Reply:
+        """The plan as it is now, or was a moment ago (coordinator.plan_view.KEPT_S)."""
+        view = await self._coordinator.plan()
+        if self._kept is None or self._kept[0] is not view:
+            self._kept = (view, json_reply(view))
+        return self._kept[1]
 
 
 def framed(event: NodesEvent) -> Iterator[bytes]:
@@ -120,4 +105,7 @@ def framed(event: NodesEvent) -> Iterator[bytes]:
             yield piece
             piece = b","
         piece += b",".join(event.nodes[at : at + PIECE_NODES])
-    yield piece + b'],"removed":' + msgspec.json.encode(event.removed) + b"}\n\n"
+    piece += b'],"removed":' + msgspec.json.encode(event.removed)
+    if event.pipelines is not None:
+        piece += b',"pipelines":' + event.pipelines
+    yield piece + b"}\n\n"

@@ -3,52 +3,32 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from parhelion.api import admin, shapes
+from parhelion.api import (
+    artefacts,
+    chain,
+    chain_shapes,
+    discovery,
+    prepare,
+    quote,
+    shapes,
+    withdrawals,
+)
 from parhelion.api.answers import ChatCompletion, Completion
-from parhelion.api.bodies import MODEL_LIMIT_CHARS, ChatBody, CompletionBody, InferenceBody
+from parhelion.api.bodies import ChatBody, CompletionBody, InferenceBody
 from parhelion.api.credits import PAGE_DEFAULT, PAGE_LIMIT
-from parhelion.coordinator import Health
-from parhelion.identity import DECIDED
-from parhelion.payments import IDEMPOTENCY_KEY_LIMIT_CHARS
+from parhelion.api.operation import MODEL, TEXT, Operation, Parameter
+from parhelion.api.operations_accounts import ACCOUNTS
+from parhelion.api.operations_admin import ADMIN
+from parhelion.api.operations_console import CONSOLE
+from parhelion.coordinator import Health, PlanView
+from parhelion.payments import IDEMPOTENCY_KEY_LIMIT_CHARS, PAYMENT_LIMIT_CHARS
 from parhelion.words import Receipt
 
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One field of a path, a query or a header."""
-
-    name: str
-    place: Literal["path", "query", "header"]
-    about: str
-    schema: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Operation:
-    """One route; `errors` are the statuses beside those that every route has.
-
-    `answer` is a type, or a tuple of alternatives; `also` are further content types of the good
-    answer; `same` are statuses with its body.
-    """
-
-    method: Literal["get", "post", "put", "delete"]
-    path: str
-    name: str
-    summary: str
-    answer: Any = None
-    body: Any = None
-    status: int = 200
-    parameters: tuple[Parameter, ...] = ()
-    security: Literal["key", "admin", "optional"] | None = None
-    errors: tuple[int, ...] = ()
-    also: tuple[str, ...] = ()
-    same: tuple[int, ...] = ()
-
-
 EVENTS = ("text/event-stream",)
+
+BYTES = "application/octet-stream"
 
 EVENT_ID_LIMIT_CHARS = 64
 """Ours have some twelve; another's is no id of ours."""
@@ -56,7 +36,6 @@ EVENT_ID_LIMIT_CHARS = 64
 MODEL_ERRORS = (402, 404, 409, 422, 502)
 """What a request to a model can end in beside what every route has (DESIGN 2)."""
 
-_TEXT: dict[str, Any] = {"type": "string", "minLength": 1, "maxLength": admin.ID_LIMIT_CHARS}
 
 _IDEMPOTENCY = Parameter(
     "Idempotency-Key",
@@ -70,23 +49,26 @@ _IDEMPOTENCY = Parameter(
         "pattern": "^[!-~]([ -~]*[!-~])?$",
     },
 )
-_MODEL = Parameter(
-    "id",
-    "path",
-    "The model's id, or its last part.",
-    {"type": "string", "minLength": 1, "maxLength": MODEL_LIMIT_CHARS},
+_PAYMENT = Parameter(
+    "PAYMENT-SIGNATURE",
+    "header",
+    "An x402 v2 payment of an offer that a 402 of this route made.",
+    # The characters of base64; what they say is looked at by the gate.
+    {"type": "string", "minLength": 1, "maxLength": PAYMENT_LIMIT_CHARS, "pattern": "^[!-~]+$"},
 )
-_RECEIPT = Parameter("id", "path", "`rcpt_…`, as `usage.receipt` says.", _TEXT)
-_REQUEST = Parameter("id", "path", "`rcpt_…`, `req_…` or `hold_…`, all of one request.", _TEXT)
-_PEER = Parameter(
-    "peer",
+_DIGEST = Parameter(
+    "digest",
     "path",
-    "A node's peer id, `12D3KooW…`.",
-    {"type": "string", "pattern": admin.PEER_PATTERN},
+    "sha256 of the whole file, as GET /v1/models says it.",
+    {"type": "string", "pattern": artefacts.DIGEST_PATTERN},
 )
+_TIER = Parameter("tier", "path", "A tier's name: basic, standard, premium.", TEXT)
+_TIER_QUERY = Parameter("tier", "query", "A tier's name: one answer at its price.", TEXT)
+_RECEIPT = Parameter("id", "path", "`rcpt_…`, as `usage.receipt` says.", TEXT)
+_REQUEST = Parameter("id", "path", "`rcpt_…`, `req_…` or `hold_…`, all of one request.", TEXT)
 
 
-def _ask(path: str, name: str, summary: str, body: Any, answer: Any) -> Operation:
+def _ask(path: str, name: str, summary: str, body: Any, answer: Any, *more: Parameter) -> Operation:
     return Operation(
         "post",
         path,
@@ -94,42 +76,138 @@ def _ask(path: str, name: str, summary: str, body: Any, answer: Any) -> Operatio
         summary,
         answer,
         body,
-        parameters=(_IDEMPOTENCY,),
+        parameters=(_IDEMPOTENCY, _PAYMENT, *more),
         security="optional",
         errors=MODEL_ERRORS,
         also=EVENTS,
     )
 
 
-def _admin(
-    method: Literal["get", "post", "put", "delete"],
-    path: str,
-    name: str,
-    summary: str,
-    **more: Any,
-) -> Operation:
-    return Operation(method, path, name, summary, security="admin", **more)
+def _tiered(path: str, name: str, summary: str, body: Any, answer: Any) -> Operation:
+    return Operation(
+        "post",
+        f"/{{tier}}{path}",
+        f"tier.{name}",
+        f"{summary} at the fixed price of a tier.",
+        answer,
+        body,
+        parameters=(_TIER, _IDEMPOTENCY, _PAYMENT),
+        security="optional",
+        errors=MODEL_ERRORS,
+        also=EVENTS,
+    )
 
 
 OPERATIONS: tuple[Operation, ...] = (
     _ask("/v1/chat/completions", "chat", "Answer a conversation.", ChatBody, ChatCompletion),
     _ask("/v1/completions", "completions", "Continue a prompt.", CompletionBody, Completion),
-    _ask("/v1/inference", "inference", "Continue a text.", InferenceBody, Completion),
+    _ask("/v1/inference", "inference", "Continue a text.", InferenceBody, Completion, _TIER_QUERY),
+    _tiered("/v1/chat/completions", "chat", "Answer a conversation", ChatBody, ChatCompletion),
+    _tiered("/v1/completions", "completions", "Continue a prompt", CompletionBody, Completion),
+    _tiered("/v1/inference", "inference", "Continue a text", InferenceBody, Completion),
     Operation("get", "/v1/models", "models.list", "All models.", shapes.ModelList),
+    Operation(
+        "get",
+        "/{tier}/v1/models",
+        "tier.models",
+        "The one model whose answers a tier sells.",
+        shapes.ModelList,
+        parameters=(_TIER,),
+        errors=(404,),
+    ),
     Operation(
         "get",
         "/v1/models/{id}",
         "models.one",
         "One model; the id may hold slashes.",
         shapes.ModelBody,
-        parameters=(_MODEL,),
+        parameters=(MODEL,),
+        errors=(404,),
+    ),
+    Operation(
+        "post",
+        "/v1/credits/topup",
+        "credits.topup",
+        "Buy credits by x402: 402 with offers without a payment.",
+        shapes.TopupBody,
+        parameters=(
+            Parameter(
+                "usd",
+                "query",
+                "How much, in dollars.",
+                {"type": "string", "enum": ["0.25", "1", "5", "20"]},
+            ),
+            _PAYMENT,
+        ),
+        security="optional",
+        errors=(402, 404, 409),
+    ),
+    Operation(
+        "post",
+        quote.ROUTE,
+        "quote",
+        "The most that a chat request can cost; nothing is held.",
+        quote.QuoteBody,
+        ChatBody,
+        security="optional",
+        errors=(404,),
+    ),
+    Operation(
+        "post",
+        prepare.PREPARE,
+        "x402.prepare",
+        "A payment ready for a wallet in a browser to sign; nothing is stored or moved.",
+        prepare.PreparedBody,
+        prepare.PrepareAsk,
+        errors=(402, 404),
+    ),
+    Operation(
+        "post",
+        prepare.FAUCET,
+        "local.faucet",
+        "Play money for a wallet, on a LOCAL network and from this machine only.",
+        prepare.GiftBody,
+        prepare.FaucetAsk,
+        errors=(404,),
+    ),
+    Operation(
+        "get",
+        "/content/{tier}",
+        "content",
+        "Buy a session with one answer of a tier; a browser gets a page.",
+        shapes.SessionBody,
+        parameters=(_TIER, _PAYMENT),
+        security="optional",
+        errors=(402, 404, 409),
+        also=("text/html",),
+    ),
+    Operation(
+        "post",
+        withdrawals.ROUTE,
+        "credits.withdraw",
+        "Send available balance back to the wallet that paid; 202 while the chain has not told.",
+        shapes.WithdrawalBody,
+        withdrawals.Withdraw,
+        parameters=(_IDEMPOTENCY,),
+        security="key",
+        errors=(402, 404, 422),
+        same=(202,),
+    ),
+    Operation(
+        "get",
+        "/v1/credits/withdrawals/{id}",
+        "credits.withdrawal",
+        "What became of a withdrawal of the account.",
+        shapes.WithdrawalBody,
+        parameters=(Parameter("id", "path", "`wd_…`.", TEXT),),
+        security="key",
         errors=(404,),
     ),
     Operation(
         "get",
         "/v1/credits/balance",
         "credits.balance",
-        "What the key's account has.",
+        "What the account of the key or session has.",
         shapes.BalanceBody,
         security="key",
     ),
@@ -137,7 +215,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "get",
         "/v1/credits/history",
         "credits.history",
-        "Every entry of the key's account, newest first.",
+        "Every entry of the account of the key or session, newest first.",
         shapes.History,
         parameters=(
             Parameter(
@@ -160,6 +238,39 @@ OPERATIONS: tuple[Operation, ...] = (
         ),
         security="key",
     ),
+    *ACCOUNTS,
+    Operation(
+        "get",
+        "/v1/artefacts/{digest}",
+        "artefacts.one",
+        "A model's file, its layers, and whether it can be cut into slices.",
+        shapes.ArtefactBody,
+        parameters=(_DIGEST,),
+        security="fetch",
+        errors=(404,),
+    ),
+    Operation(
+        "get",
+        "/v1/artefacts/{digest}/slices/{layers}",
+        "artefacts.slice",
+        "Some layers of a model as a GGUF file; with Range a part of it.",
+        parameters=(
+            _DIGEST,
+            Parameter(
+                "layers",
+                "path",
+                "START-END: the first layer, and the one behind the last.",
+                {"type": "string", "pattern": artefacts.LAYERS_PATTERN},
+            ),
+            # Whatever they say is taken: what is no range asks for the whole (RFC 9110).
+            Parameter("Range", "header", "One range of bytes.", {"type": "string"}),
+            Parameter("If-Range", "header", "The range's ETag.", {"type": "string"}),
+        ),
+        security="fetch",
+        errors=(404, 416),
+        also=(BYTES,),
+        parts=True,
+    ),
     Operation("get", "/v1/nodes", "nodes.list", "Who serves.", shapes.NodeList),
     Operation(
         "get",
@@ -175,6 +286,9 @@ OPERATIONS: tuple[Operation, ...] = (
             ),
         ),
         also=EVENTS,
+    ),
+    Operation(
+        "get", "/v1/plan", "plan", "Which node holds which layers of a model, and why.", PlanView
     ),
     Operation(
         "get",
@@ -197,6 +311,33 @@ OPERATIONS: tuple[Operation, ...] = (
         shapes.Explanation,
         parameters=(_REQUEST,),
         security="optional",
+        errors=(404,),
+    ),
+    Operation("get", "/v1/chain", "chain.list", "The networks paid on.", chain_shapes.NetworkList),
+    Operation(
+        "get",
+        "/v1/chain/{network}/tx/{id}",
+        "chain.transaction",
+        "A transaction, read from its chain; a browser gets a page.",
+        chain_shapes.TransactionBody,
+        parameters=(
+            Parameter("network", "path", "A CAIP-2 id of GET /v1/chain.", TEXT),
+            Parameter(
+                "id",
+                "path",
+                "Solana's signature, or an EVM transaction hash.",
+                {"type": "string", "pattern": chain.ID_PATTERN},
+            ),
+        ),
+        also=("text/html",),
+        errors=(404,),
+    ),
+    Operation(
+        "get",
+        discovery.PATH,
+        "discovery",
+        "What is for sale by x402: URLs, prices, networks.",
+        dict[str, Any],
         errors=(404,),
     ),
     Operation(
@@ -224,147 +365,8 @@ OPERATIONS: tuple[Operation, ...] = (
         errors=(401,),
     ),
     Operation("get", "/schema", "schema", "This document.", dict[str, Any]),
-    _admin(
-        "post",
-        "/v1/keys",
-        "keys.create",
-        "Make a key, shown once.",
-        body=admin.NewKey,
-        answer=shapes.NewKeyBody,
-        status=201,
-        errors=(404, 409),
-    ),
-    _admin(
-        "get",
-        "/v1/keys",
-        "keys.list",
-        "All keys, or those of one account.",
-        answer=shapes.KeyList,
-        parameters=(Parameter("account", "query", "`acct_…`.", _TEXT),),
-    ),
-    _admin(
-        "delete",
-        "/v1/keys/{id}",
-        "keys.revoke",
-        "Revoke a key.",
-        answer=shapes.KeyBody,
-        parameters=(Parameter("id", "path", "`key_…`.", _TEXT),),
-        errors=(404,),
-    ),
-    _admin(
-        "post",
-        "/v1/models",
-        "models.add",
-        "Add a model file, or set rates.",
-        body=admin.NewModel,
-        answer=shapes.ModelBody,
-        status=201,
-        errors=(404, 409),
-    ),
-    _admin(
-        "put",
-        "/v1/models/{id}/rates",
-        "models.rates",
-        "Set what a model costs in one asset, from the next request on.",
-        body=admin.NewRate,
-        answer=shapes.ModelBody,
-        parameters=(_MODEL,),
-        errors=(404, 409),
-    ),
-    _admin(
-        "delete",
-        "/v1/models/{id}",
-        "models.remove",
-        "Take a model out; answers that run end as they would have.",
-        answer=shapes.ModelRemoved,
-        parameters=(_MODEL,),
-        errors=(404, 409),
-    ),
-    _admin(
-        "post",
-        "/v1/invites",
-        "invites.create",
-        "Make an invite, shown once.",
-        body=admin.NewInvite,
-        answer=shapes.InviteBody,
-        status=201,
-        errors=(409,),
-    ),
-    _admin(
-        "get",
-        "/v1/nodes/access",
-        "nodes.access",
-        "Nodes that were banned, allowed, drained or succeeded, also while they are away.",
-        answer=shapes.AccessList,
-        parameters=(
-            Parameter(
-                "state",
-                "query",
-                "Of this state only; `admitted` (by an invite) is told by itself alone.",
-                {"type": "string", "enum": list(DECIDED)},
-            ),
-        ),
-    ),
-    _admin(
-        "post",
-        "/v1/nodes/{peer}/ban",
-        "nodes.ban",
-        "Refuse a node from now on.",
-        body=admin.Ban,
-        answer=shapes.NodeDecision,
-        parameters=(_PEER,),
-        errors=(404,),
-    ),
-    _admin(
-        "post",
-        "/v1/nodes/{peer}/drain",
-        "nodes.drain",
-        "Let a node finish, and keep it out until it is undrained.",
-        body=admin.Drainage,
-        answer=shapes.NodeDecision,
-        parameters=(_PEER,),
-        errors=(404,),
-    ),
-    _admin(
-        "post",
-        "/v1/nodes/{peer}/undrain",
-        "nodes.undrain",
-        "Let a drained node come back.",
-        body=admin.Nothing,
-        answer=shapes.NodeDecision,
-        parameters=(_PEER,),
-        errors=(404,),
-    ),
-    _admin(
-        "post",
-        "/v1/nodes/{peer}/allow",
-        "nodes.allow",
-        "Let a node in from now on.",
-        body=admin.Nothing,
-        answer=shapes.NodeDecision,
-        parameters=(_PEER,),
-        errors=(404,),
-    ),
-    _admin(
-        "post",
-        "/v1/nodes/{peer}/succeed",
-        "nodes.succeed",
-        "Let the key that a node's own key names take its place.",
-        body=admin.Successor,
-        answer=shapes.NodeDecision,
-        parameters=(_PEER,),
-        errors=(404,),
-    ),
-    _admin(
-        "post",
-        "/v1/backup",
-        "backup",
-        "Copy the database alone, without keys and settings; `parhelion backup` saves all.",
-        body=admin.Backup,
-        answer=shapes.BackupBody,
-        status=201,
-        errors=(404, 409),
-    ),
+    *CONSOLE,
+    *ADMIN,
 )
 
 

@@ -14,13 +14,17 @@ from litestar import get
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Scope
 
+from parhelion.api.exchange import SIGN_IN, credentials_of
 from parhelion.api.explain import SOURCES_SHOWN, explanation
 from parhelion.api.parse import invalid
-from parhelion.api.rooms import Rooms, key_of, path_field, query_of
+from parhelion.api.payer import only_an_answer, proven_of
+from parhelion.api.rooms import Rooms, path_field, query_of
+from parhelion.api.session import HEADER, bought_token
 from parhelion.api.shapes import Explanation, Opened
 from parhelion.api.wire import NO_STORE, Reply, json_reply, visit_of
-from parhelion.identity import is_ours
+from parhelion.identity import is_ours, is_session
 from parhelion.ledger import GUEST
+from parhelion.payments.rules import Payer
 from parhelion.proof import canonical
 from parhelion.words import Problem, ProblemCode, Receipt
 
@@ -40,10 +44,10 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
             raise invalid("evidence", "expected 0 or 1.")
         id = of_request(path_field(scope, "id"), "rcpt")
 
-        async def read(account: str) -> tuple[Receipt, str]:
-            return await rooms.receipts.get(id, account), account
+        async def read(owner: Payer) -> tuple[Receipt, str]:
+            return await rooms.receipts.get(id, owner.account), owner.account
 
-        found, account = await _owned(scope, rooms, read)
+        found, account = await _owned(scope, rooms, id, read)
         if wanted == "1":
             evidence = rooms.receipts.evidence(found.id, account)
             return json_reply(Opened(receipt=found, evidence=evidence))
@@ -55,10 +59,10 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
         query_of(scope, ())
         id = path_field(scope, "id")
 
-        async def read(account: str) -> Explanation:
-            return await _explained(id, account, rooms)
+        async def read(owner: Payer) -> Explanation:
+            return await _explained(id, owner, rooms)
 
-        return json_reply(await _owned(scope, rooms, read))
+        return json_reply(await _owned(scope, rooms, id, read))
 
     return [receipt, explain]
 
@@ -76,24 +80,71 @@ def of_request(id: str, prefix: str) -> str:
     return f"{prefix}_{parts[1]}"
 
 
-async def _explained(id: str, account: str, rooms: Rooms) -> Explanation:
+async def _explained(id: str, owner: Payer, rooms: Rooms) -> Explanation:
     """Told from the hold, whose account is the owner: a charge may have no receipt."""
+    account = owner.account
     told = await rooms.ledger.explain(of_request(id, "req"), account)
     receipt = await rooms.receipts.find(of_request(id, "rcpt"), account)
+    if owner.reads_key is not None or owner.answer is not None:
+        return explanation(told, receipt, None)
     asset, until_ms = told.rate.asset, told.opened_at_ms
     sources = await rooms.ledger.sources(account, asset, until_ms=until_ms, limit=SOURCES_SHOWN + 1)
     return explanation(told, receipt, sources)
 
 
-async def _owned(scope: Scope, rooms: Rooms, read: Callable[[str], Awaitable[T]]) -> T:
-    """What `read` gives to the owner: the key's account, or a guest."""
-    bearer = visit_of(scope).bearer
-    if bearer is not None and is_ours(bearer):
-        return await read(key_of(scope, rooms.keys).account)
+async def _owned(scope: Scope, rooms: Rooms, id: str, read: Callable[[Payer], Awaitable[T]]) -> T:
+    """What `read` gives to the owner: the account of key, session or wallet, or a guest.
+
+    The cookie of an answer that was bought opens that answer's receipt; for any other it is none,
+    so that who is signed in too, or is a guest, reads what is theirs.
+    """
+    said = credentials_of(scope)
+    bearer = said.bearer
+    bought = await _bought(scope, id, rooms)
+    if isinstance(bought, Payer):
+        return await read(bought)
+    is_wallet = said.session is not None or said.sign_in is not None
+    if is_wallet or (bearer is not None and is_ours(bearer)):
+        owner = await proven_of(scope, rooms)
+        await _check_own(owner, of_request(id, "req"), rooms)
+        return await read(owner)
     try:
-        return await read(GUEST)
-    except Problem:
+        return await read(Payer(GUEST, None, ""))
+    except Problem as missing:
+        if bought is not None:
+            raise bought from missing
         if bearer is not None:
             # No guest's, so a key was needed, and what came is none.
             rooms.keys.authenticate(bearer)
         raise
+
+
+async def _bought(scope: Scope, id: str, rooms: Rooms) -> Payer | Problem | None:
+    """Whose answer the cookie of one bought, or why it opens not this one; None without it.
+
+    What a request says of itself (a key, a session in a header, a signature) counts alone.
+    """
+    visit = visit_of(scope)
+    bearer, fields = visit.bearer, visit.fields
+    is_key = bearer is not None and (is_ours(bearer) or is_session(bearer))
+    is_told = is_key or fields.get(HEADER, b"").strip() or SIGN_IN in fields
+    token = None if is_told else bought_token(fields)
+    if token is None:
+        return None
+    try:
+        session = await rooms.sessions.find(token)
+    except Problem as problem:
+        if problem.code is not ProblemCode.INVALID_SESSION:
+            raise
+        return problem
+    if session.tier is None or session.spent_by != of_request(id, "req"):
+        return only_an_answer(session)
+    return Payer(session.account, None, session.asset, session)
+
+
+async def _check_own(owner: Payer, request: str, rooms: Rooms) -> None:
+    """Problem where a credential that spends a part asks for what it did not buy itself."""
+    if owner.answer is not None and owner.answer.spent_by != request:
+        raise only_an_answer(owner.answer)
+    if owner.reads_key is not None:
+        await rooms.ledger.explain(request, owner.account, key=owner.reads_key)

@@ -12,16 +12,32 @@ from litestar.types import Scope
 
 from parhelion.api.parse import invalid
 from parhelion.api.wire import visit_of
-from parhelion.identity import Accounts, Invites, Keys, KeyView, NodeAccess, NodeKey
+from parhelion.identity import (
+    Accounts,
+    FetchTokens,
+    Invites,
+    Keys,
+    KeyView,
+    Members,
+    NodeAccess,
+    NodeKey,
+    Sessions,
+    Wallets,
+    is_ours,
+)
 from parhelion.ledger import Ledger
-from parhelion.models import Catalogue
+from parhelion.models import Catalogue, SliceBook
 from parhelion.proof import Receipts
+from parhelion.setup import SetupBook
 from parhelion.store import Store
 from parhelion.words import Clock, Problem, ProblemCode
 
 if TYPE_CHECKING:
     from parhelion.config import Config
     from parhelion.coordinator import Coordinator, Metrics
+    from parhelion.identity import SignIns
+    from parhelion.payments.till import Till
+    from parhelion.payments.x402.shop import Shop
 
 QUERY_FIELDS_LIMIT = 16
 """No route takes more than two."""
@@ -29,7 +45,7 @@ QUERY_FIELDS_LIMIT = 16
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
-    """Every room that a route may need."""
+    """Every room that a route may need; those of payments are None where no network is."""
 
     coordinator: Coordinator
     catalogue: Catalogue
@@ -46,6 +62,15 @@ class Rooms:
     metrics: Metrics
     node_key: NodeKey
     admin_key: str
+    slices: SliceBook
+    fetch_tokens: FetchTokens
+    wallets: Wallets
+    sessions: Sessions
+    members: Members
+    setup: SetupBook
+    sign_ins: SignIns | None = None
+    shop: Shop | None = None
+    till: Till | None = None
 
 
 def key_of(scope: Scope, keys: Keys) -> KeyView:
@@ -69,6 +94,19 @@ def require_admin(scope: Scope, rooms: Rooms) -> None:
         "This needs the admin key.",
         hint="it is in the file admin.key of the coordinator's data folder",
     )
+
+
+def is_owner(scope: Scope, rooms: Rooms) -> bool:
+    """Whether the admin asks, where anyone may ask and the admin is told more.
+
+    A credential of ours that is not the admin key is refused as where that is needed, for who sends
+    one means to be told more. What SDKs send for an empty key is nobody's.
+    """
+    bearer = visit_of(scope).bearer
+    if bearer is None or not (is_admin(scope, rooms.admin_key) or is_ours(bearer)):
+        return False
+    require_admin(scope, rooms)
+    return True
 
 
 def is_admin(scope: Scope, admin_key: str) -> bool:

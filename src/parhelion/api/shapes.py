@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from parhelion.coordinator import NodeView
+from parhelion.coordinator import NodeView, PipelineView
 from parhelion.identity import Decided
 from parhelion.words import Evidence, Receipt
 
@@ -64,6 +64,35 @@ class ModelBody(Out, frozen=True, kw_only=True):
     available: bool
 
 
+class SliceBody(Out, frozen=True, kw_only=True):
+    """Layers [start, end) of a model as a file: what it must be, whoever sends it."""
+
+    start: int
+    end: int
+    size_bytes: int
+    sha256: str
+
+
+class ArtefactBody(Out, frozen=True, kw_only=True):
+    """A model's file as nodes load it; `reason` says why it is served whole only.
+
+    `layer_bytes` has the bytes of each layer's weights, `head_bytes` what the first stage has
+    beside its layers, `tail_bytes` what the last has; nothing where it cannot be cut. `slices`
+    are those whose digests are known: first all that pipelines hold, then at most 256 others.
+    """
+
+    id: str
+    sha256: str
+    size_bytes: int
+    layers: int
+    sliceable: bool
+    reason: str | None
+    head_bytes: int
+    layer_bytes: tuple[int, ...]
+    tail_bytes: int
+    slices: tuple[SliceBody, ...]
+
+
 class ModelRemoved(Out, frozen=True, kw_only=True):
     """A model that is out of the catalogue; its rates and receipts stay."""
 
@@ -79,7 +108,7 @@ class ModelList(Out, frozen=True, kw_only=True):
 
 
 class BalanceBody(Out, frozen=True, kw_only=True):
-    """What the key's account has of the key's asset."""
+    """What the key's account has of the key's asset; with a limit, what the key has of it."""
 
     account: str
     asset: str
@@ -88,11 +117,55 @@ class BalanceBody(Out, frozen=True, kw_only=True):
     held: Amount
 
 
+class TopupBody(Out, frozen=True, kw_only=True):
+    """Credits that were bought; `key` is shown once, and spends at most what was paid.
+
+    `balance` is what the key, or the session that was sent, may spend, and `expires_at_ms` when the
+    key ends (null: it does not, or there is none).
+    """
+
+    credited: Amount
+    network: str
+    transaction: str
+    balance: BalanceBody
+    key: str | None
+    expires_at_ms: int | None
+    custody: str
+
+
+class SessionBody(Out, frozen=True, kw_only=True):
+    """A session that was bought: one answer of a tier, asked for at `ask` until it expires."""
+
+    session: str
+    tier: str
+    max_tokens: int
+    expires_at_ms: int
+    ask: str
+
+
+class WithdrawalBody(Out, frozen=True, kw_only=True):
+    """Credits on their way back to a wallet; `reason` says why they wait or were returned."""
+
+    id: str
+    state: Literal["requested", "signed", "sent", "confirmed", "returned"]
+    amount: Amount
+    asset: str
+    decimals: int
+    network: str
+    to: str
+    transaction: str | None
+    reason: str
+    requested_at_ms: int
+    ended_at_ms: int | None
+    custody: str
+
+
 class EntryBody(Out, frozen=True, kw_only=True):
     """One line of the history; amounts are signed for this account.
 
     `available` and `held` are what it did to either column of the balance: over a whole history
-    each adds up to its column. `amount` is what the entry is about.
+    each adds up to its column. `amount` is what the entry is about. `network` (CAIP-2) and
+    `transaction` are where a payment landed or a withdrawal went, null for what was on no chain.
     """
 
     id: str
@@ -104,6 +177,8 @@ class EntryBody(Out, frozen=True, kw_only=True):
     held: Amount
     request: str | None
     memo: str
+    network: str | None
+    transaction: str | None
 
 
 class History(Out, frozen=True, kw_only=True):
@@ -116,22 +191,28 @@ class History(Out, frozen=True, kw_only=True):
 
 
 class NodeList(Out, frozen=True, kw_only=True):
-    """The nodes that are connected, and those that left or were refused in the last minutes."""
+    """The nodes that are connected, and those that left or were refused in the last minutes.
+
+    `pipelines` are models whose layers several of them hold.
+    """
 
     object: Literal["list"] = "list"
     data: tuple[NodeView, ...]
+    pipelines: tuple[PipelineView, ...] = ()
 
 
 class NodesChange(Out, frozen=True, kw_only=True):
     """The data of one event of the nodes' stream.
 
     `snapshot`: all nodes; what was known before is void. `change`: `nodes` are new or changed,
-    `removed` are peers that are shown no more.
+    `removed` are peers that are shown no more. `pipelines` are all of them, where one is new, gone
+    or changed.
     """
 
     type: Literal["snapshot", "change"]
     nodes: tuple[NodeView, ...]
     removed: tuple[str, ...] = ()
+    pipelines: tuple[PipelineView, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ReadyBody(Out, frozen=True, kw_only=True):

@@ -47,6 +47,8 @@ class EventStream:
         self._starting = asyncio.Lock()
         self._opened_s = self._wrote_s = clock.monotonic_s()
         self._sending_since_s: float | None = None
+        self.holds_head = False
+        """Whether the head waits for something that it must name, longer than for the first id."""
 
     async def relay(self, answer: AsyncIterable[Chunk], pen: Pen, watch: Watch) -> None:
         """Send every chunk as it comes, and the end; whatever the answer raises is passed on."""
@@ -83,6 +85,8 @@ class EventStream:
         now_s = self._clock.monotonic_s()
         if self._sending_since_s is not None:
             return now_s - self._sending_since_s < self._slow_reader_s
+        if self.holds_head:
+            return True
         quiet_s = now_s - self._wrote_s
         limit_s = self._config.keep_alive_s if self.started else self._config.first_id_wait_s
         # Half a tick early is better than a whole tick late.

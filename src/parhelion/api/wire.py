@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from ipaddress import ip_address
 from typing import Any
 
 import msgspec
 from litestar import Response
 from litestar.types import Receive, Scope, Send
 
+from parhelion.config import LOOPBACK
 from parhelion.words import Problem, ProblemCode
 
 Header = tuple[bytes, bytes]
@@ -42,21 +44,44 @@ class ClientLeft(Exception):
 class Visit:
     """What the door found out about one request: its id, headers, key and bare `send`."""
 
-    __slots__ = ("address", "bearer", "fields", "headers", "request", "send")
+    __slots__ = ("address", "bearer", "fields", "headers", "public_url", "request", "send")
 
-    def __init__(self, request: str, fields: dict[bytes, bytes], address: str, send: Send) -> None:
+    def __init__(
+        self,
+        request: str,
+        fields: dict[bytes, bytes],
+        address: str,
+        send: Send,
+        public_url: str = "",
+    ) -> None:
         self.request = request
         self.fields = fields
         self.address = address
+        self.public_url = public_url
         self.send = send
         self.bearer = _bearer(fields.get(b"authorization"))
         self.headers: list[Header] = [(b"x-request-id", request.encode())]
 
     @property
     def known_address(self) -> str:
-        """Where the one who asks is; "" when only a proxy's address is known."""
+        """Where the one who asks is; "" when only a proxy's address is known.
+
+        Only where a proxy can be: anybody else who says so is known by its own address.
+        """
         fields = self.fields
-        return "" if any([name in fields for name in FORWARDED]) else self.address
+        if not any([name in fields for name in FORWARDED]):
+            return self.address
+        return "" if is_proxys(self.address, self.public_url) else self.address
+
+
+def is_proxys(address: str, public_url: str) -> bool:
+    """Whether a proxy of ours may be there: on this machine, or beside it where one is named."""
+    if address in LOOPBACK:
+        return True
+    try:
+        return bool(public_url) and ip_address(address.partition("%")[0]).is_private
+    except ValueError:
+        return False
 
 
 def visit_of(scope: Scope) -> Visit:
@@ -113,6 +138,21 @@ class Reply:
             headers={k.decode("latin-1"): v.decode("latin-1") for k, v in self.headers},
             media_type=self.content_type.decode(),
         )
+
+
+def url_of(scope: Scope) -> str:
+    """What was asked for, as whoever asked wrote it; the door has checked the Host."""
+    query = scope["query_string"].decode("latin-1")
+    return f"{here(scope)}{scope['path']}{'?' if query else ''}{query}"
+
+
+def here(scope: Scope) -> str:
+    """Where whoever asked found us: the URL of every path, without the path."""
+    visit = visit_of(scope)
+    if visit.public_url:
+        return visit.public_url
+    host = visit.fields.get(b"host", b"localhost").decode("latin-1")
+    return f"{scope['scheme']}://{host}"
 
 
 def without_body(send: Send) -> Send:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -13,28 +14,44 @@ from pathlib import Path
 
 import msgspec
 
-from parhelion import api, coordinator, identity, ledger, payments, proof, store, web
+from parhelion import api, coordinator, identity, proof, web
 from parhelion import models as catalogues
 from parhelion.api.rooms import Rooms
 from parhelion.bootstrap.first_key import first_key
+from parhelion.bootstrap.ground import Ground, open_ground
+from parhelion.bootstrap.join_address import JoinAddress, admission
+from parhelion.bootstrap.local_chains import LocalChain
 from parhelion.bootstrap.local_node import LocalNode
-from parhelion.bootstrap.ports import DATABASE, Ports, listen
+from parhelion.bootstrap.ports import Ports, listen
 from parhelion.bootstrap.reach import Reach
-from parhelion.bootstrap.ready import DRAIN_DEADLINE_S, Pool, Randomness, Ready, SystemClock, folder
+from parhelion.bootstrap.ready import (
+    DRAIN_DEADLINE_S,
+    ChainAt,
+    Pool,
+    Ready,
+    folder,
+)
+from parhelion.bootstrap.selling import (
+    Selling,
+    gate_of,
+    metrics_of,
+    open_selling,
+    sold_for,
+    till_of,
+)
 from parhelion.bootstrap.stock import File, stock
-from parhelion.config import LOOPBACK, Config, MoneyConfig, pool_asset
+from parhelion.config import Config, pool_asset
 from parhelion.link import announced
+from parhelion.setup import SetupBook, Start
 from parhelion.words import AssetClass, Problem, ProblemCode
+
+log = logging.getLogger("parhelion.bootstrap")
 
 READY_DEADLINE_S = 180.0
 """A large model loads from a cold disk in this time; past it something is wrong."""
 
 READY_POLL_S = 0.02
 """How often a start looks whether its node has joined; nothing else waits for it."""
-
-INVITE_USES = 1000
-INVITE_TTL_S = 7 * 24 * 3600
-"""The printed join command serves a lab for a week; `parhelion run` again prints a new one."""
 
 SWITCH_INTERVAL_S = 0.0005
 """The store's writer thread waits so long for the loop's turn to end, not 5 ms: it halves the
@@ -44,23 +61,13 @@ YOUNG_OBJECTS = 5_000
 """How many new objects the cycle collector waits for; at its own 700 it looks at every running
 request's objects again and again, for some 8 % of a request's CPU."""
 
-MIGRATIONS = (
-    *store.MIGRATIONS,
-    *ledger.MIGRATIONS,
-    *identity.MIGRATIONS,
-    *catalogues.MIGRATIONS,
-    *proof.MIGRATIONS,
-    *payments.MIGRATIONS,
-)
-
 
 async def serve_pool(
     config: Config,
     files: Sequence[File],
     ports: Ports,
     *,
-    need: int,
-    free: bool,
+    chosen: SetupBook,
     node: LocalNode | None,
     fallback: LocalNode | None,
     fallback_peer: str | None,
@@ -69,10 +76,10 @@ async def serve_pool(
     on_ready: Callable[[Ready], None],
     stop: asyncio.Event,
     on_pool: Callable[[Pool], None] | None = None,
+    chains: Sequence[LocalChain] = (),
 ) -> None:
     """Serve the models of `files` until `stop` is set, then drain; see `pool.run_coordinator`."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    check_payments(config)
     data = folder(config)
     pem = None
     if certificate is not None:
@@ -82,16 +89,16 @@ async def serve_pool(
             stack,
             config,
             data,
-            need=need,
-            free=free,
+            chosen=chosen,
             files=files,
             fallback=fallback_peer,
             own=own,
+            chains=chains,
         )
         ready = await _open_ports(stack, rooms, ports, data, certificate)
         # Before the ports close, so that nodes are told; after the local node has left.
         stack.push_async_callback(rooms.coordinator.stop)
-        if not free:
+        if not chosen.start.private:
             ready = await _with_first_key(rooms, data, ready)
         if fallback is not None:
             stack.push_async_callback(fallback.stop)
@@ -105,20 +112,9 @@ async def serve_pool(
             _spare_the_collector()
             on_ready(ready)
             if on_pool is not None:
-                _tell_changes(rooms.coordinator, need, on_pool)
+                _tell_changes(rooms.coordinator, chosen.start.nodes, on_pool)
             await stop.wait()
         await rooms.coordinator.drain(DRAIN_DEADLINE_S)
-
-
-def check_payments(config: Config) -> None:
-    """Problem for a network to be paid on: no route takes a payment yet, and silence would lie."""
-    if config.x402.networks:
-        names = ", ".join(network.id for network in config.x402.networks)
-        raise Problem(
-            ProblemCode.CONFIG_INVALID,
-            f"payments by x402 ({names}) are not served by this version yet",
-            hint="take [[x402.networks]] out, or unset NEXT_PUBLIC_RECEIVER_ADDRESS",
-        )
 
 
 def _with_names(config: Config, certificate: identity.Certificate) -> Config:
@@ -141,7 +137,12 @@ def _tell_changes(
             return  # Whoever stopped it was told so, and that nodes leave then is no news.
         views = [view for view in owner.nodes() if view.state in ("ready", "busy")]
         names = tuple(sorted(view.name for view in views))
-        now = Pool(need=need, ready=names, complete=owner.health().status == "ready")
+        now = Pool(
+            need=owner.health().need,
+            ready=names,
+            complete=owner.health().status == "ready",
+            has_members=any(view.memory_bytes is not None for view in views),
+        )
         if now != told:
             told = now
             on_pool(now)
@@ -162,57 +163,51 @@ async def open_rooms(
     config: Config,
     data: Path,
     *,
-    need: int,
-    free: bool,
+    chosen: SetupBook,
     files: Sequence[File],
     fallback: str | None = None,
     own: Sequence[str] = (),
+    chains: Sequence[LocalChain] = (),
 ) -> Rooms:
     """Every room of a coordinator, joined; `stack` closes them in reverse."""
-    clock, entropy, money = SystemClock(), Randomness(), config.money
-    node_key = identity.NodeKey.load_or_create(data / "coordinator.key")
-    books = await store.Store.open(data / DATABASE, MIGRATIONS, money.asset_class, clock)
-    stack.push_async_callback(books.close)
-    accounts = ledger.Ledger(books, clock, _shares(money))
-    keys = identity.Keys(books, clock)
-    await keys.load()
-    invites = identity.Invites(books, clock)
-    access = identity.NodeAccess(books, clock, invites, admission(config), config.nodes.allowed)
-    await access.load()
-    catalogue = await catalogues.Catalogue.open(books, clock, data)
-    await stock(catalogue, money, data, files, free=free)
-    tokeniser = catalogues.TokeniserHost(catalogue.models())
-    await tokeniser.start()
-    stack.push_async_callback(tokeniser.stop)
-    receipts = proof.Receipts(books, clock)
-    asset = pool_asset(money.asset_class)
-    gate = payments.Gate(keys, accounts, books, clock, entropy, asset=asset, receipts=receipts)
-    metrics = coordinator.Metrics()
+    ground = await open_ground(stack, config, data)
+    books, clock, entropy = ground.books, ground.clock, ground.entropy
+    invites, access = await _admitted(ground)
+    # Beside the models: it waits for chains that are starting.
+    opening = asyncio.create_task(open_selling(stack, ground, chains))
+    stack.push_async_callback(_given_up, opening)
+    catalogue = await _stocked(ground, files, chains, chosen.start)
+    tokeniser, slices = await _served(stack, catalogue, data)
+    fetch_tokens, receipts = identity.FetchTokens(clock, entropy), proof.Receipts(books, clock)
+    selling = await opening
+    gate, metrics = gate_of(ground, selling, receipts), metrics_of(selling)
     owner = coordinator.Coordinator(
         config=config,
         clock=clock,
         entropy=entropy,
-        key=node_key,
+        key=ground.node_key,
         catalogue=catalogue,
         tokeniser=tokeniser,
         gate=gate,
-        ledger=accounts,
+        ledger=ground.ledger,
         receipts=receipts,
         access=access,
         metrics=metrics,
-        need=need,
+        need=chosen.start.nodes,
         fallback=fallback,
         own=own,
+        slices=slices,
+        fetch_tokens=fetch_tokens,
     )
     await owner.start()
     stack.push_async_callback(owner.stop)
     return Rooms(
         coordinator=owner,
         catalogue=catalogue,
-        keys=keys,
-        ledger=accounts,
+        keys=ground.keys,
+        ledger=ground.ledger,
         receipts=receipts,
-        accounts=identity.Accounts(books, accounts, clock),
+        accounts=identity.Accounts(books, ground.ledger, clock),
         invites=invites,
         access=access,
         store=books,
@@ -220,25 +215,64 @@ async def open_rooms(
         clock=clock,
         entropy=entropy,
         metrics=metrics,
-        node_key=node_key,
+        node_key=ground.node_key,
         admin_key=identity.admin_key(data),
+        slices=slices,
+        fetch_tokens=fetch_tokens,
+        wallets=selling.wallets,
+        sessions=selling.sessions,
+        members=selling.members,
+        sign_ins=selling.sign_ins,
+        shop=selling.shop,
+        till=till_of(ground, selling, gate),
+        setup=chosen,
     )
 
 
-def _shares(money: MoneyConfig) -> ledger.Shares:
-    return ledger.Shares(
-        operators_percent=money.operators_percent,
-        treasury_percent=money.treasury_percent,
-        infrastructure_percent=money.infrastructure_percent,
+async def _stocked(
+    ground: Ground,
+    files: Sequence[File],
+    chains: Sequence[LocalChain],
+    start: Start,
+) -> catalogues.Catalogue:
+    """The catalogue with the models of this start, the default one first."""
+    config, data, free, first = ground.config, ground.data, start.private, start.model
+    catalogue = await catalogues.Catalogue.open(ground.books, ground.clock, data)
+    await stock(catalogue, config.money, data, files, free=free, sold_for=sold_for(config, chains))
+    if first is not None and any(model.card.id == first for model in catalogue.models()):
+        catalogue.put_first([first])
+    elif first is not None:
+        log.warning("the default model that was set up is not there", extra={"model": first})
+    return catalogue
+
+
+async def _admitted(ground: Ground) -> tuple[identity.Invites, identity.NodeAccess]:
+    """Who may join, and what was decided of nodes before."""
+    config = ground.config
+    invites = identity.Invites(ground.books, ground.clock)
+    access = identity.NodeAccess(
+        ground.books, ground.clock, invites, admission(config), config.nodes.allowed
     )
+    await access.load()
+    return invites, access
 
 
-def admission(config: Config) -> identity.Mode:
-    """Who may join: on a loopback bind who comes from this machine, else an invite is asked."""
-    if config.nodes.admit != "auto":
-        return config.nodes.admit
-    # Not open: a reverse proxy on this machine brings strangers to a loopback bind as well.
-    return "near" if config.api.host in LOOPBACK else "invite"
+async def _served(
+    stack: contextlib.AsyncExitStack, catalogue: catalogues.Catalogue, data: Path
+) -> tuple[catalogues.TokeniserHost, catalogues.SliceBook]:
+    """What is done with the models' files: text becomes ids, and layers are cut for nodes."""
+    tokeniser = catalogues.TokeniserHost(catalogue.models())
+    await tokeniser.start()
+    stack.push_async_callback(tokeniser.stop)
+    slices = catalogues.SliceBook(catalogue, data / "models")
+    stack.callback(slices.close)
+    return tokeniser, slices
+
+
+async def _given_up(task: asyncio.Task[Selling]) -> None:
+    """End what is still being opened when the start has failed elsewhere."""
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def _open_ports(
@@ -269,7 +303,10 @@ async def _open_ports(
     pool = reach.announcement()
     if pool is not None:
         await stack.enter_async_context(announced(pool, config.lan.interfaces))
-    own = {"api": reach.api, "web": reach.web, "pid": os.getpid()}
+    chains = _chains_at(rooms)
+    joining = JoinAddress(rooms, reach)
+    rooms.setup.join = joining.now
+    own = {"api": reach.api, "web": reach.web, "pid": os.getpid(), "chains": chains}
     # Our own commands take this certificate and no other, whatever authority made it.
     pin = {} if certificate is None else {"certificate": certificate.pem}
     (data / "api.json").write_bytes(msgspec.json.encode({**own, **pin}))
@@ -277,23 +314,25 @@ async def _open_ports(
         coordinator=rooms.node_key.peer,
         api=reach.api,
         web=reach.web,
-        join=await _join_address(rooms, reach),
+        join=await joining.now(),
         asset=pool_asset(config.money.asset_class),
         model=rooms.catalogue.resolve(None).card.id,
         lan_api=reach.lan_api,
+        chains=chains,
     )
+
+
+def _chains_at(rooms: Rooms) -> tuple[ChainAt, ...]:
+    if rooms.shop is None:
+        return ()
+    from parhelion.bootstrap.payments import chains_at
+
+    return chains_at(rooms.shop)
 
 
 async def _close(ports: Sequence[api.Serving]) -> None:
     """Together: each looks only every 0.1 s whether it is to stop."""
     await asyncio.gather(*(port.stop() for port in ports))
-
-
-async def _join_address(rooms: Rooms, reach: Reach) -> str:
-    """What another machine says after `join -s`: address, our peer id, an invite if needed."""
-    if admission(rooms.config) != "invite":
-        return reach.join
-    return f"{reach.join}#{await rooms.invites.create(uses=INVITE_USES, ttl_s=INVITE_TTL_S)}"
 
 
 async def _with_first_key(rooms: Rooms, data: Path, ready: Ready) -> Ready:
@@ -316,4 +355,5 @@ async def _until_ready(rooms: Rooms, node: LocalNode, stop: asyncio.Event) -> No
                 ProblemCode.NO_NODE, "the local node did not join", hint="run parhelion doctor"
             )
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), READY_POLL_S)
+            async with asyncio.timeout(READY_POLL_S):
+                await stop.wait()

@@ -7,20 +7,25 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec import structs
+
 from parhelion import __version__, identity
-from parhelion.bootstrap.node_engines import start_engines
+from parhelion.bootstrap.node_engines import check_parts, files_of, serves_whole, start_engines
+from parhelion.bootstrap.node_stages import open_stages
 from parhelion.bootstrap.ready import DRAIN_DEADLINE_S, Ready, SystemClock, folder
 from parhelion.config import Config
+from parhelion.models import DEFAULT_MODEL_ID
 from parhelion.words import Problem, ProblemCode
 
 if TYPE_CHECKING:
     from parhelion.engines import Engine, EngineEvent
     from parhelion.link import Address, Carrier, FromCoordinator
-    from parhelion.node import Agent, AgentState, Dial
+    from parhelion.node import Agent, AgentState, Dial, HeldStage, NodeState, Stages
 
 T = TypeVar("T")
 
@@ -37,12 +42,14 @@ async def run_node(
     stop: asyncio.Event,
     on_state: Callable[[AgentState], None] | None = None,
     dial: Dial | None = None,
+    may_be_member: bool = False,
 ) -> None:
     """Serve models to the coordinator at `address` until `stop` is set, then drain.
 
     A future address may come while the engines start. `on_ready` is called at the first
-    registration, `on_state` at every change; `dial` is how the coordinator is reached. Problem
-    when it refuses for good, a model's engine cannot start, or the folder is another node's.
+    registration, `on_state` at every change; `dial` is how the coordinator is reached. With
+    `may_be_member` a node too small for its models serves parts of them. Problem when it refuses
+    for good, a model's engine cannot start, or the folder is another node's.
     """
     where = _parsed(address) if isinstance(address, str) else address
     data = folder(config)
@@ -51,27 +58,41 @@ async def run_node(
         stack.callback(identity.lock_node(data).release)
         key = identity.NodeKey.load_or_create(data / "node.key")
         note = _Note(data, key.peer, name or identity.node_name(key.peer))
-        begun = await _unless(stop, _begin(stack, config, models, listeners, note))
+        begun = await _unless(stop, _begin(stack, config, models, listeners, note, may_be_member))
         told = await _unless(stop, where) if isinstance(where, asyncio.Future) else where
         if begun is None or told is None:
             return
         from parhelion.link import connect
         from parhelion.node import Agent
 
-        engines, names = begun
-        note.address, note.names = told.url, names
+        note.address, note.names = told.url, begun.names
+        stages = await _member(stack, config, key, told, begun, note)
         agent = Agent(
             key=key,
             address=told,
-            engines=engines,
+            engines=begun.engines,
             name=note.name,
             clock=SystemClock(),
             on_state=_announce(note, on_ready, on_state),
             slots=config.engine.slots,
             dial=dial or connect,
+            stages=stages,
+            listens=config.node.direct == "auto",
         )
         listeners.append(agent)
         await _run_until(agent, stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """What a node starts with, and what each digest is called.
+
+    `whole` are the files of a member of pipelines, by digest; None for a node that is none.
+    """
+
+    engines: Mapping[str, Engine]
+    names: Mapping[str, str]
+    whole: Mapping[str, Path] | None
 
 
 async def _begin(
@@ -80,8 +101,9 @@ async def _begin(
     models: Sequence[str],
     listeners: list[Agent],
     note: _Note,
-) -> tuple[dict[str, Engine], dict[str, str]]:
-    """The engines and their names; the agent's room is imported while they load."""
+    may_be_member: bool,
+) -> _Begun:
+    """The engines, or the files of a member; the agent's room is imported while they load."""
 
     def report(digest: str, event: EngineEvent) -> None:
         level = logging.INFO if event.kind == "ready" else logging.WARNING
@@ -89,16 +111,64 @@ async def _begin(
         for agent in listeners:
             agent.on_engine(event, digest)
 
+    async def load() -> _Begun:
+        # A member needs no file of its own; everybody else has the packaged model.
+        wanted = models or (() if config.node.pipeline else (DEFAULT_MODEL_ID,))
+        files = await files_of(config, wanted)
+        names = {digest: card.id for digest, (card, _path) in files.items()}
+        if not serves_whole(config, files, may_be_member):
+            await check_parts(files)
+            return _Begun({}, names, {digest: path for digest, (_card, path) in files.items()})
+        return _Begun(await start_engines(stack, config, files, report), names, None)
+
     async def open_room() -> None:
         await asyncio.to_thread(importlib.import_module, "parhelion.node")
         note.write("loading")
 
     try:
-        begun, _ = await asyncio.gather(start_engines(stack, config, models, report), open_room())
+        begun, _ = await asyncio.gather(load(), open_room())
     except Problem as problem:
         note.write("gone", problem.message)
         raise
     return begun
+
+
+async def _member(
+    stack: contextlib.AsyncExitStack,
+    config: Config,
+    key: identity.NodeKey,
+    address: Address,
+    begun: _Begun,
+    note: _Note,
+) -> Stages | None:
+    """The stages of a member of pipelines, written down as they come and go."""
+    if begun.whole is None:
+        return None
+    stages = await open_stages(
+        stack, config, key, address, begun.whole, lambda: note.tell(held_stages(stages))
+    )
+    note.memory_bytes = stages.offer.memory_bytes
+    return stages
+
+
+def held_stages(stages: Stages) -> tuple[HeldStage, ...]:
+    """What `parhelion node status` shows of them."""
+    from parhelion.link import clipped
+    from parhelion.node import HeldStage
+
+    return tuple(
+        HeldStage(
+            digest=one.order.spec.digest,
+            start=one.order.spec.start,
+            end=one.order.spec.end,
+            layers=one.order.spec.layers,
+            ready=one.is_ready,
+            need_bytes=one.need_bytes,
+            # The pool's word, which goes to a terminal.
+            model=clipped(one.order.spec.name),
+        )
+        for one in stages.held()
+    )
 
 
 class _Note:
@@ -110,6 +180,10 @@ class _Note:
         self.address: str | None = None
         self.names: Mapping[str, str] = {}
         """What each digest is called."""
+        self.memory_bytes: int | None = None
+        """What a member gives to pipelines."""
+        self._stages: tuple[HeldStage, ...] = ()
+        self._last: NodeState | None = None
         self._data = data
         self._started_at_ms = SystemClock().now_ms()
 
@@ -121,7 +195,7 @@ class _Note:
         models: tuple[str, ...] = (),
     ) -> None:
         """Say where the node stands from now on."""
-        from parhelion.node import NodeState, write_state
+        from parhelion.node import NodeState
 
         now = NodeState(
             pid=os.getpid(),
@@ -134,9 +208,27 @@ class _Note:
             address=self.address,
             coordinator=coordinator,
             models=models,
-            names={digest: self.names[digest] for digest in models if digest in self.names},
+            names=self._named((*models, *(stage.digest for stage in self._stages))),
             version=__version__,
+            memory_bytes=self.memory_bytes,
+            stages=self._stages,
         )
+        self._save(now)
+
+    def tell(self, stages: tuple[HeldStage, ...]) -> None:
+        """Say what is held from now on; where the node stands has not changed."""
+        self._stages = stages
+        if self._last is not None:
+            digests = (*self._last.models, *(stage.digest for stage in stages))
+            self._save(structs.replace(self._last, stages=stages, names=self._named(digests)))
+
+    def _named(self, digests: Iterable[str]) -> dict[str, str]:
+        return {digest: self.names[digest] for digest in digests if digest in self.names}
+
+    def _save(self, now: NodeState) -> None:
+        from parhelion.node import write_state
+
+        self._last = now
         try:
             write_state(self._data, now)
         except OSError as error:
@@ -244,6 +336,7 @@ def _announce(
                         f"{names.get(one.digest, one.digest)}: {one.reason}"
                         for one in state.refused
                     ),
+                    memory_bytes=note.memory_bytes,
                 )
             )
         elif on_state is not None:

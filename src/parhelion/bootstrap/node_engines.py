@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,9 @@ log = logging.getLogger("parhelion.bootstrap")
 
 SHORT_NAMES = frozenset({"smollm2", models.DEFAULT_MODEL_ID.rpartition("/")[2].lower()})
 """What a person types for the packaged model, beside its whole id."""
+
+Files = Mapping[str, tuple[ModelCard, Path]]
+"""Models and their files, by digest."""
 
 Report = Callable[[str, "EngineEvent"], None]
 """Told of every change of an engine, by its model's digest."""
@@ -50,22 +53,60 @@ def model_file(name: str) -> tuple[str, Path]:
     )
 
 
-async def start_engines(
-    stack: contextlib.AsyncExitStack, config: Config, names: Sequence[str], report: Report
-) -> tuple[dict[str, Engine], dict[str, str]]:
-    """The engines by digest, and what each digest was called; a file named twice is one engine.
+async def files_of(config: Config, names: Sequence[str]) -> Files:
+    """The files that were named; a file named twice is one. Problem where one is no model."""
+    return await asyncio.to_thread(_inspected, names, folder(config) / "models")
 
-    Problem of the first model that cannot be loaded, with its name.
+
+def serves_whole(config: Config, files: Files, may_be_member: bool) -> bool:
+    """Whether these models are served whole; else their node is a member of pipelines.
+
+    Problem CONFIG_INVALID where they need more than `[node] memory_limit`, and it may not be one.
     """
+    from parhelion.engines import check_fit
+
+    if config.node.pipeline:
+        return False
+    cards = [card for card, _path in files.values()]
+    try:
+        check_fit(cards, config.node.memory_limit_bytes, config.engine)
+    except Problem as problem:
+        if not may_be_member:
+            raise
+        log.warning("%s: it serves a part of it, as a member of pipelines", problem.message)
+        return False
+    return True
+
+
+async def check_parts(files: Files) -> None:
+    """Problem MODEL_NOT_SLICEABLE where a member of pipelines names a file that cannot be cut.
+
+    It is told when it offers its part, not when a pipeline would be made of it.
+    """
+    for card, path in files.values():
+        try:
+            await asyncio.to_thread(models.check_file_sliceable, path)
+        except Problem as problem:
+            raise Problem(
+                problem.code, f"{card.id}: {problem.message}", hint=problem.hint
+            ) from problem
+
+
+async def start_engines(
+    stack: contextlib.AsyncExitStack, config: Config, files: Files, report: Report
+) -> dict[str, Engine]:
+    """The engines by digest; Problem of the first model that cannot be loaded, with its name."""
     import psutil
 
-    from parhelion.engines import EngineHost, share
+    from parhelion.engines import EngineHost, bounded, offered_memory, share
 
-    files = await asyncio.to_thread(_inspected, names, folder(config) / "models")
     cards = [card for card, _path in files.values()]
-    free_bytes = psutil.virtual_memory().available
+    limit_bytes = config.node.memory_limit_bytes
+    free_bytes = offered_memory(limit_bytes, psutil.virtual_memory().available)
     _warn_of_size(cards, free_bytes)
     settings = share(config.engine, cards, os.cpu_count() or 1, free_bytes)
+    if len(cards) == 1:
+        settings = (bounded(settings[0], cards[0], limit_bytes),)
     engines: dict[str, Engine] = {}
     for (digest, (card, path)), setting in zip(files.items(), settings, strict=True):
         try:
@@ -78,12 +119,12 @@ async def start_engines(
             ) from problem
         stack.push_async_callback(engine.stop)
         engines[digest] = engine
-    return engines, {digest: card.id for digest, (card, _path) in files.items()}
+    return engines
 
 
 def _inspected(names: Sequence[str], cache: Path) -> dict[str, tuple[ModelCard, Path]]:
     files: dict[str, tuple[ModelCard, Path]] = {}
-    for wanted in names or (models.DEFAULT_MODEL_ID,):
+    for wanted in names:
         known, path = model_file(wanted)
         card = models.inspect(path, known, cache)
         files.setdefault(card.digest, (card, path))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import msgspec
 
+from parhelion import setup
+from parhelion.bootstrap.local_chains import LocalChain, local_chains, takes_play_money
 from parhelion.bootstrap.local_node import NodeOrder, local_node_process
 from parhelion.bootstrap.node_engines import model_file
 from parhelion.bootstrap.open_files import raise_open_files
@@ -34,10 +36,21 @@ async def run_coordinator(
 
     With `local_node` ready means that a prompt is served; without, that nodes may join. `free`
     sets every rate to 0, so that no key is needed. `on_pool` is called when nodes come or go.
+    What the owner set up since then is kept in the data folder and holds instead (`setup`).
     Problem when it cannot start.
     """
     raise_open_files()
     data = folder(config)
+    told = setup.told_of(config, tuple(models), need, free)
+    chosen = setup.SetupBook(data, told, setup.read(data))
+    start = chosen.start
+    config = setup.with_start(config, start)
+    has_chains = takes_play_money(config, free=start.private)
+    if config.x402.networks:
+        # What cannot be is said before anything slow begins.
+        from parhelion.payments.x402 import payees
+
+        payees(config.x402.networks, config.money.asset_class)
     certificate = served_certificate(config.api)
     async with contextlib.AsyncExitStack() as stack:
         ports = take_ports(config, data)
@@ -56,6 +69,9 @@ async def run_coordinator(
             order = _fallback_order(config, data / "fallback")
             fallback_peer = _peer_of(order.config)
             fallback = await stack.enter_async_context(local_node_process(order))
+        chains: tuple[LocalChain, ...] = ()
+        if has_chains:
+            chains = await stack.enter_async_context(local_chains(data))
         # Only now: its process loads the model while the coordinator's rooms are imported here,
         # which saves a third of a start.
         from parhelion.bootstrap.coordinator import serve_pool
@@ -64,8 +80,7 @@ async def run_coordinator(
             config,
             files,
             ports,
-            need=need,
-            free=free,
+            chosen=chosen,
             node=node,
             fallback=fallback,
             fallback_peer=fallback_peer,
@@ -74,6 +89,7 @@ async def run_coordinator(
             on_ready=on_ready,
             stop=stop,
             on_pool=on_pool,
+            chains=chains,
         )
 
 

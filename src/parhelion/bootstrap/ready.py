@@ -16,6 +16,14 @@ DRAIN_DEADLINE_S = 30.0
 """What a Ctrl-C waits for running answers; a second Ctrl-C does not wait."""
 
 
+class ChainAt(Record, frozen=True, kw_only=True):
+    """A network that payments come from, and where it is read; `local`: play money."""
+
+    network: str
+    rpc: str
+    local: bool
+
+
 class Ready(Record, frozen=True, kw_only=True):
     """What a started process tells the person (or the program) that started it."""
 
@@ -33,14 +41,22 @@ class Ready(Record, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()
     """Of a node: the models that the pool takes from it, and those it does not, each with why."""
+    memory_bytes: int | None = None
+    """Of a node that is a member of pipelines: what it gives them."""
+    chains: tuple[ChainAt, ...] = ()
+    """Where a coordinator is paid; none where it takes no payments."""
 
 
 class Pool(Record, frozen=True, kw_only=True):
-    """The nodes of a running coordinator: how many it waits for, and who is ready."""
+    """The nodes of a running coordinator: how many it waits for, and who is ready.
+
+    `has_members`: some of them offer memory to pipelines, and may be given layers.
+    """
 
     need: int
     ready: tuple[str, ...]
     complete: bool
+    has_members: bool = False
 
 
 class Randomness:

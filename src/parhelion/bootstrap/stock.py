@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from parhelion.config import MoneyConfig, pool_asset
-from parhelion.models import Catalogue, Pricing
+from parhelion.models import Catalogue, Prices, Pricing
 
 LOOSE_NAME = "pricing"
 """The file of the data folder that said `free` or `paid` before the database did."""
@@ -21,11 +21,23 @@ File = tuple[str, Path]
 
 
 async def stock(
-    catalogue: Catalogue, money: MoneyConfig, data: Path, files: Sequence[File], *, free: bool
+    catalogue: Catalogue,
+    money: MoneyConfig,
+    data: Path,
+    files: Sequence[File],
+    *,
+    free: bool,
+    sold_for: Prices | None = None,
 ) -> None:
-    """Enter the models at this pool's rates, first of all, and reprice all if it has turned."""
+    """Enter the models at this pool's rates, first of all, and reprice all if it has turned.
+
+    `sold_for` has what they cost in other assets than the pool's own: those that payments come in.
+    """
+    own = (money.prompt_rate_micro, money.completion_rate_micro)
     asset = pool_asset(money.asset_class)
-    price = (0, 0) if free else (money.prompt_rate_micro, money.completion_rate_micro)
+    prices = {asset: own, **(sold_for or {})}
+    if free:
+        prices = dict.fromkeys(prices, (0, 0))
     now: Pricing = "free" if free else "paid"
     before = catalogue.pricing or _loose(data) or _guessed(catalogue) or now
     if catalogue.pricing is None:
@@ -33,10 +45,26 @@ async def stock(
         await catalogue.turn(before, {})
     # Only now that the database says it: one that is left would speak for a time long past.
     (data / LOOSE_NAME).unlink(missing_ok=True)
-    entered = [await catalogue.add(known, path, rates={asset: price}) for known, path in files]
+    entered = [await catalogue.add(known, path, rates=prices) for known, path in files]
     catalogue.put_first([model.card.id for model in entered])
     if before != now:
-        await catalogue.turn(now, {asset: price})
+        await catalogue.turn(now, prices)
+    del prices[asset]
+    await _price_all(catalogue, prices)
+
+
+async def _price_all(catalogue: Catalogue, prices: Prices) -> None:
+    """Rates for the models of earlier starts, where an asset has become one that is sold for."""
+    for model in catalogue.models():
+        has = {rate.asset for rate in catalogue.rates(model.card.id)}
+        for asset, (prompt_micro, completion_micro) in prices.items():
+            if asset not in has:
+                await catalogue.set_rate(
+                    model.card.id,
+                    asset,
+                    prompt_micro=prompt_micro,
+                    completion_micro=completion_micro,
+                )
 
 
 def _loose(data: Path) -> Pricing | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 import msgspec
+from aiohttp.abc import AbstractStreamWriter
 
 CALL_WAIT_S = 8.0
 """A node that does not answer a single call in this time is not one to rely on."""
@@ -40,6 +41,28 @@ class RpcUnavailable(Exception):
         self.left_us = left_us
 
 
+class Outgoing(aiohttp.BytesPayload):
+    """A call's body that knows whether any of it was written to a connection.
+
+    Until then the call is a wish: it waits for a connection, or for one to be made. A node that has
+    its headers only does nothing.
+    """
+
+    has_left = False
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write all of it."""
+        self.has_left = True
+        await super().write(writer)
+
+    async def write_with_length(
+        self, writer: AbstractStreamWriter, content_length: int | None
+    ) -> None:
+        """Write as much of it as was announced."""
+        self.has_left = True
+        await super().write_with_length(writer, content_length)
+
+
 class _Error(msgspec.Struct):
     code: int
     message: str
@@ -67,24 +90,23 @@ class JsonRpc:
         """The call's result; RpcRefused or RpcUnavailable where there is none."""
         self._last += 1
         asked = {"jsonrpc": "2.0", "id": self._last, "method": method, "params": list(params)}
+        call = Outgoing(msgspec.json.encode(asked), content_type="application/json")
         try:
             async with asyncio.timeout(self._wait_s):
-                status, body = await self._post(msgspec.json.encode(asked))
+                status, body = await self._post(call)
         except aiohttp.ClientConnectorError as error:
             raise RpcUnavailable(f"{method}: {error}", left_us=False) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            reason = f"{method}: no answer ({type(error).__name__})"
-            raise RpcUnavailable(reason) from error
+            what = "no answer" if call.has_left else "not sent"
+            reason = f"{method}: {what} ({type(error).__name__})"
+            raise RpcUnavailable(reason, left_us=call.has_left) from error
         if status in NOT_TAKEN:
             raise RpcUnavailable(f"{method}: HTTP {status}", left_us=False)
         return _result(method, asked["id"], status, body)
 
-    async def _post(self, body: bytes) -> tuple[int, bytes]:
+    async def _post(self, call: Outgoing) -> tuple[int, bytes]:
         # A redirect would carry a signed transaction to whoever the node names.
-        headers = {"content-type": "application/json"}
-        async with self._session.post(
-            self._url, data=body, headers=headers, allow_redirects=False
-        ) as answer:
+        async with self._session.post(self._url, data=call, allow_redirects=False) as answer:
             try:
                 return answer.status, await answer.content.readexactly(ANSWER_LIMIT_BYTES + 1)
             except asyncio.IncompleteReadError as error:

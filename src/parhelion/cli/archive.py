@@ -13,10 +13,14 @@ from pathlib import Path
 from parhelion.words import Problem, ProblemCode
 
 DATABASE = "parhelion.db"
-SECRETS = ("coordinator.key", "admin.key", "first-key", "node/node.key", "node.key")
-"""What makes a coordinator, its owner, its first user and its own node the same ones again."""
+LOCAL_KEYS = tuple(
+    f"x402/{name}-{of}.key" for name in ("solana", "evm") for of in ("seller", "fee-payer")
+)
+SECRETS = ("coordinator.key", "admin.key", "first-key", "node/node.key", "node.key", *LOCAL_KEYS)
+"""What makes a coordinator, its owner, its first user, its own node and the seller on its LOCAL
+chains the same ones again. Keys of real networks lie where the settings say, and are not ours."""
 
-MEMBERS = (DATABASE, *SECRETS, "config.toml")
+MEMBERS = (DATABASE, *SECRETS, "config.toml", "setup.json")
 """Nothing else is ever read out of such a file, and no other name is ever written to disk."""
 
 SMALL_LIMIT_BYTES = 64 * 1024

@@ -15,6 +15,8 @@ from parhelion.cli import say
 from parhelion.cli.client import Api, connect
 from parhelion.cli.nodes import listed
 from parhelion.cli.options import CLIENT, Client
+from parhelion.cli.paid import opened
+from parhelion.cli.paying import SPEND, Spend
 from parhelion.cli.settled import quiet_balance, settled_usage
 from parhelion.words import Problem, ProblemCode
 
@@ -32,20 +34,28 @@ def chat(
     system: Annotated[str | None, Parameter(help="System message for the session.")] = None,
     max_tokens: Annotated[int | None, Parameter(help="Most tokens of one answer.")] = None,
     temperature: Annotated[float, Parameter(help="0 is greedy.")] = 0.7,
+    x402: Annotated[
+        bool,
+        Parameter(name="--x402", negative="", show_default=False, help="Pay for each turn."),
+    ] = False,
+    spend: Spend = SPEND,
     client: Client = CLIENT,
 ) -> int:
     """Talk to a model; Ctrl-C stops an answer, /quit or Ctrl-D leaves. Piped lines are prompts.
 
-    With --json each answer is a line of JSON: text, model, usage, stopped, error.
-    A piped chat exits with 1 when a prompt failed.
+    With --json each answer is a line of JSON: text, model, usage, stopped, error; with --x402 its
+    payment too. A piped chat exits with 1 when a prompt failed. With --x402 each turn is paid for
+    from the wallet, within its limits and without a key; it is asked for once, at the start.
     """
     settings = {"max_tokens": max_tokens, "temperature": temperature}
+    paying = opened(spend, client) if x402 else None
     session = Session(
-        connect(client),
+        connect(client) if paying is None else paying,
         model=model,
         system=system,
         settings={name: value for name, value in settings.items() if value is not None},
         as_json=client.json,
+        payment=None if paying is None else paying.last,
     )
     terminal = sys.stdin.isatty()
     if terminal:
@@ -88,6 +98,8 @@ class Session:
     show: Callable[[str], None] = say.part
     now_s: Callable[[], float] = time.monotonic
     as_json: bool = False
+    payment: Callable[[dict[str, Any] | None], tuple[str, dict[str, Any] | None]] | None = None
+    """What was paid for the last answer of this usage, in words and as an object."""
     failed: int = 0
     stopped: int = 0
 
@@ -163,10 +175,15 @@ class Session:
         self._told(heard, None)
 
     def _told(self, heard: Heard, problem: Problem | None) -> None:
+        words, paid = ("", {}) if self.payment is None else self.payment(heard.usage)
         if self.as_json:
-            say.data_json(as_object(heard, problem))
-        elif problem is None:
+            more = {} if self.payment is None else {"payment": paid}
+            say.data_json({**as_object(heard, problem), **more})
+            return
+        if problem is None:
             say.talk(footer(heard, self._names(heard)) + self._balance(heard))
+        if words:
+            say.talk(words)
 
     def _body(self) -> dict[str, Any]:
         first = [{"role": "system", "content": self.system}] if self.system else []

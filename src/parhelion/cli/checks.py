@@ -19,6 +19,9 @@ DISK_FAIL_BYTES = 256 * MIB
 DISK_WARN_BYTES = 2048 * MIB
 """A first installation needs about 1.5 GB with the build."""
 
+MEMORY_WARN_BYTES = 512 * MIB
+"""A stage takes 64 MiB beside its layers, and the smallest models some 300 MiB over all stages."""
+
 CLOCK_WARN_S = 120.0
 """Receipts and key expiries carry wall time; minutes apart they contradict each other."""
 
@@ -31,7 +34,6 @@ ABSENT = ("gone", "refused")
 
 NODE_HINTS = {
     "kept out": "ask the pool's owner: `parhelion nodes undrain` lets a drained node in again",
-    "refused": "compare the model file's digest and the engine's build with the pool's",
     "joining": "is the pool running, and can it be reached from here? The reason says what failed",
 }
 """What the operator of a node can do, by the state that it is in."""
@@ -166,8 +168,15 @@ def coordinator(health: dict[str, Any] | None) -> Line:
     return _fail("coordinator", f"answers {status!r}", "look at its log; start it again")
 
 
-def node(nodes: Sequence[dict[str, Any]] | None, health: dict[str, Any] | None) -> Line:
-    """Nodes are connected, as many as are waited for, and one has the model that is asked for."""
+def node(
+    nodes: Sequence[dict[str, Any]] | None,
+    health: dict[str, Any] | None,
+    pipelines: Sequence[dict[str, Any]] = (),
+) -> Line:
+    """Nodes are connected, as many as are waited for, and one has the model that is asked for.
+
+    Or several have its layers: what is wrong with those is another line.
+    """
     if nodes is None:
         return _warn("node", "unknown without a coordinator", "start one: parhelion up")
     health, join = health or {}, "join one: parhelion join -s ADDRESS"
@@ -184,7 +193,8 @@ def node(nodes: Sequence[dict[str, Any]] | None, health: dict[str, Any] | None) 
     if health.get("status") == "waiting" and len(here) < need:
         return _warn("node", f"{len(here)} of {need} have joined", join)
     model = health.get("model")
-    if model and not any(model in (n.get("models") or ()) for n in here):
+    is_dealt = any(one["model"] == model for one in pipelines)
+    if model and not is_dealt and not any(model in (n.get("models") or ()) for n in here):
         return _fail("node", f"none serves {model}, the pool's default", f"{join} -m ITS-FILE")
     if others:
         hint = "look at the log of the others"
@@ -218,6 +228,10 @@ def own_node(state: NodeState, running: bool) -> Line:
     if state.state in ("ready", "measuring"):
         models = [state.names.get(digest, digest[:12]) for digest in state.models]
         return _ok("node", f"{said}: {', '.join(models)}" if models else said)
+    if state.state == "refused":
+        from parhelion.node import refused_hint
+
+        return _warn("node", said, refused_hint(state.models))
     return _warn(
         "node", said, NODE_HINTS.get(state.state, "it goes on by itself; its log says more")
     )
@@ -235,6 +249,9 @@ def engine(nodes: Sequence[dict[str, Any]] | None) -> Line:
         return _warn("engine", said, hint) if ready else _fail("engine", said, hint)
     if not ready:
         return _warn("engine", "unknown without a node", "see the line above")
+    ready = [n for n in ready if not (n.get("memory_bytes") and not n.get("models"))]
+    if not ready:
+        return _ok("engine", "its nodes hold layers only: see the next line")
     down = [
         f"{n.get('name')}: {one['model']} failed {one.get('reason') or ''}".strip()
         for n in ready
@@ -252,6 +269,39 @@ def engine(nodes: Sequence[dict[str, Any]] | None) -> Line:
     slots = sum(int(n.get("slots", 0)) for n in ready)
     kinds = ", ".join(sorted({str(n.get("backend", "unknown")) for n in ready}))
     return _ok("engine", f"{kinds}, {slots} slots")
+
+
+def pipelines(
+    found: Sequence[dict[str, Any]], nodes: Sequence[dict[str, Any]] | None
+) -> Line | None:
+    """Every pipeline serves; None where no node offers anything to any."""
+    offering = [n for n in nodes or () if n.get("memory_bytes") and n.get("state") not in ABSENT]
+    if not offering:
+        return None
+    waiting = [n for n in offering if n.get("standby")]
+    standby = f"; {len(waiting)} standby" if waiting else ""
+    if not found:
+        return _warn(
+            "pipelines",
+            f"none: {len(offering)} nodes offer memory and have no layers",
+            "what is missing: parhelion plan",
+        )
+    down = [one for one in found if one["state"] != "serving"]
+    if down:
+        said = ", ".join(f"{one['id']} {one['state']}{_bracketed(one['reason'])}" for one in down)
+        hint = "it is set up again by itself; who is slow or missing: parhelion nodes"
+        return _warn("pipelines", f"{len(found) - len(down)} serve; {said}{standby}", hint)
+    return _ok("pipelines", f"{len(found)} serve{standby}")
+
+
+def memory(offered_bytes: int, limit: str) -> Line:
+    """This machine could hold layers in a pipeline; `limit` is what its owner said, if anything."""
+    said = f"{offered_bytes / 2**30:.1f} GiB could hold layers in a pipeline"
+    if limit:
+        return _ok("memory", f"{said} (the limit is {limit})")
+    if offered_bytes < MEMORY_WARN_BYTES:
+        return _warn("memory", said, "end other programs before this machine joins a pipeline")
+    return _ok("memory", said)
 
 
 def disk(free_bytes: int) -> Line:

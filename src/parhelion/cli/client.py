@@ -51,6 +51,10 @@ class Api:
         """The JSON answer of a GET; Problem as the coordinator worded it."""
         return self._decoded(self.raw("GET", path))
 
+    def asked(self, method: str, path: str, body: object) -> Any:
+        """The JSON answer of a request that says something, with the key."""
+        return self._decoded(self.raw(method, path, body))
+
     def command(self, method: str, path: str, body: object | None = None) -> Any:
         """The JSON answer of a request that only the one in charge may make (admin key)."""
         if self.admin is None:
@@ -293,6 +297,11 @@ def _secret(path: Path) -> str | None:
 
 
 def _opener(base: str, certificate: str | None) -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(*openers(base, certificate))
+
+
+def openers(base: str, certificate: str | None) -> list[urllib.request.BaseHandler]:
+    """How an address is reached: by which proxy, and trusting which certificate."""
     handlers: list[urllib.request.BaseHandler] = []
     if urlsplit(base).hostname in LOOPBACK:
         # A proxy set for the outside world must not see requests to this machine.
@@ -301,4 +310,4 @@ def _opener(base: str, certificate: str | None) -> urllib.request.OpenerDirector
         from parhelion.identity import pinned
 
         handlers.append(urllib.request.HTTPSHandler(context=pinned(certificate)))
-    return urllib.request.build_opener(*handlers)
+    return handlers

@@ -1,4 +1,4 @@
-"""`parhelion credits`: the balance, and every entry that made it."""
+"""`parhelion credits`: the balance, every entry that made it, and the ways in and out."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from cyclopts import App, Parameter
 from parhelion.cli import say
 from parhelion.cli.client import Api, connect, escape
 from parhelion.cli.options import CLIENT, Client
+from parhelion.cli.withdraw import SIGNER, Signer, wallet_balances
 
-app = App(name="credits", help="Show your balance, or every entry that made it.")
+app = App(name="credits", help="Show your balance and history; buy credits, send them back.")
 
 PAGE_LIMIT = 199
 """The API's largest page."""
@@ -27,9 +28,19 @@ def change(micro: int | str) -> str:
     return "-" if number == 0 else f"{'+' if number > 0 else ''}{say.amount(number)}"
 
 
+app.command("parhelion.cli.topup:topup", name="topup", help="Buy credits with the wallet, once.")
+app.command(
+    "parhelion.cli.withdraw:withdraw",
+    name="withdraw",
+    help="Send credits back to the wallet that paid them.",
+)
+
+
 @app.default
-def balance(*, client: Client = CLIENT) -> int:
-    """Show what the key's account has available, and what running requests hold."""
+def balance(*, signer: Signer = SIGNER, client: Client = CLIENT) -> int:
+    """Show what is available, and what running requests hold: the key's, or a wallet's."""
+    if signer.is_asked:
+        return wallet_balances(signer, client)
     answer = connect(client).get("/v1/credits/balance")
     if client.json:
         say.data_json(answer)

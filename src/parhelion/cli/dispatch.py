@@ -33,9 +33,14 @@ COMMANDS = (
     Command("node", "node:app", "Look at this machine's node, drain it, or read its log."),
     Command("serve", "serve:serve", "Offer this one machine as a paid provider, on port 4001."),
     Command("chat", "chat:chat", "Talk to a model in the terminal."),
+    Command("pay", "pay:pay", "Ask any x402 seller for something, and pay for it once."),
+    Command("wallet", "wallet:app", "Make a wallet, see what it holds, send from it."),
     Command("models", "models:app", "List, add, price, remove or fetch models."),
     Command("nodes", "nodes:app", "Show the nodes of the coordinator; invite, ban or drain some."),
-    Command("credits", "credits:app", "Show your balance, or every entry that made it."),
+    Command("plan", "plan:plan", "Show which node holds which layers; plan for a pool in a file."),
+    Command(
+        "credits", "credits:app", "Show your balance and history; buy credits, send them back."
+    ),
     Command("keys", "keys:app", "Create, list or revoke API keys."),
     Command("receipt", "receipt:app", "Show, verify or explain the receipt of an answer."),
     Command("doctor", "doctor:doctor", "Check this installation and say what to do about it."),

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 
-from parhelion.cli import checks, say
+from parhelion.cli import checks, payment_checks, say
 from parhelion.cli.archive import DATABASE
 from parhelion.cli.checks import Line
 from parhelion.cli.client import Api, base_of, certificate_of
@@ -53,6 +53,7 @@ def doctor(*, full: Full = False, client: Client = CLIENT) -> int:
 
 def examine(client: Client, *, full: bool) -> Iterator[Line]:
     """Every line, in the order in which one thing needs the other."""
+    from parhelion.bootstrap.node_stages import offer_of
     from parhelion.engines.prove import Findings, findings, package_folder, prove
     from parhelion.engines.toolchain import find_compiler
     from parhelion.models.digests import file_digest, models_cache
@@ -85,6 +86,7 @@ def examine(client: Client, *, full: bool) -> Iterator[Line]:
     else:
         yield checks.pool_of(own.state)
         yield checks.own_node(own.state, own.running)
+    yield checks.memory(offer_of(settings, {}).memory_bytes, settings.node.memory_limit)
     yield checks.disk(shutil.disk_usage(_existing(client.folder())).free)
     yield checks.clock(time.time(), seen.date_s, seen.elsewhere)
 
@@ -96,8 +98,13 @@ def _pool_lines(client: Client, settings: Config, seen: Seen) -> Iterator[Line]:
     ports = tuple(sorted(seen.ports)) if seen.ports and client.api is None else configured
     yield checks.ports(ports, lambda port: port_free(settings.api.host, port), seen.ports)
     yield checks.coordinator(seen.health)
-    yield checks.node(seen.nodes, seen.health)
+    yield checks.node(seen.nodes, seen.health, seen.pipelines)
     yield checks.engine(seen.nodes)
+    if (dealt := checks.pipelines(seen.pipelines, seen.nodes)) is not None:
+        yield dealt
+    if client.api is None:
+        running = seen.health is not None
+        yield from payment_checks.lines(settings, client.folder(), running=running)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +160,7 @@ class Seen:
     elsewhere: str | None = None
     """The host of a coordinator on another machine, as far as its address tells."""
     ports: frozenset[int] = frozenset()
+    pipelines: tuple[dict[str, Any], ...] = ()
 
 
 def look(client: Client) -> Seen:
@@ -163,7 +171,8 @@ def look(client: Client) -> Seen:
         # No key: what is looked at is public, and a key that cannot be read is another line's.
         api = Api(base_of(client), None, certificate=certificate_of(client))
         health, headers = api.health()
-        nodes = listed(api.get("/v1/nodes"))
+        answer = api.get("/v1/nodes")
+        nodes, dealt = listed(answer), tuple(answer.get("pipelines") or ())
     except Problem:
         return Seen()
     own = [api.base]
@@ -173,7 +182,8 @@ def look(client: Client) -> Seen:
     ports = {port for address in own if (port := urlsplit(address).port)}
     # The one that a data folder names runs on this machine, whatever address it is bound to.
     elsewhere = None if client.api is None else other_host(client.api)
-    return Seen(health, nodes, date_seconds(headers.get("date")), elsewhere, frozenset(ports))
+    at_s = date_seconds(headers.get("date"))
+    return Seen(health, nodes, at_s, elsewhere, frozenset(ports), dealt)
 
 
 def other_host(address: str) -> str | None:

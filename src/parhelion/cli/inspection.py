@@ -33,7 +33,8 @@ def secret_faults(data: Path) -> list[str]:
 def secrets_in(data: Path) -> list[Path]:
     """The secret files that the folder has: those we write, and any other key."""
     known = {data / name for name in SECRETS}
-    found = {*known, *data.glob("*.key"), *data.glob("first-key*"), *data.glob("node/*.key")}
+    places = ("*.key", "first-key*", "node/*.key", "x402/*.key", "chains/*/*.key")
+    found = known.union(*(data.glob(place) for place in places))
     return sorted(path for path in found if path.is_file())
 
 

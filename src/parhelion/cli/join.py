@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from parhelion.cli import say
 from parhelion.cli.options import ALONE, Alone
 from parhelion.cli.serving import attend, for_person, ready_line
-from parhelion.cli.up import Models
+from parhelion.cli.up import Memory, Models
 from parhelion.words import Problem, ProblemCode
 
 if TYPE_CHECKING:
@@ -48,14 +48,23 @@ def join(
     ] = None,
     model: Models = (),
     name: Annotated[str | None, Parameter(help="Name shown for this node.")] = None,
+    memory_limit: Memory = None,
+    pipeline: Annotated[
+        bool,
+        Parameter(
+            negative="",
+            help="Serve only layers, in pipelines, as the pool asks; -m names files to cut from.",
+        ),
+    ] = False,
     service: Annotated[
         bool,
         Parameter(negative="", help="Join once, then keep joining as a service of this user."),
     ] = False,
     options: Alone = ALONE,
 ) -> int:
-    """Serve models to a coordinator until Ctrl-C, which drains."""
-    config = for_person(options.settings(), terminal=sys.stderr.isatty())
+    """Serve models, or parts of them, to a coordinator until Ctrl-C, which drains."""
+    said = {"memory_limit": memory_limit, "pipeline": True if pipeline else None}
+    config = for_person(options.settings(node=said), terminal=sys.stderr.isatty())
     talk = quiet if options.json else say.talk
     where, was_found = found(config, address, talk)
     joining = Joining(config, where, model, name, was_found)
@@ -151,7 +160,8 @@ async def serve(
     nobody = await knock(joining.config, joining.address)
     if nobody is not None:
         talk(f"{nobody.message}: it is waited for\n\nhint: {nobody.hint}\n")
-    talk("loading the model and joining")
+    is_member = joining.config.node.pipeline
+    talk("joining" if is_member else "loading the model and joining")
     await run_node(
         joining.config,
         joining.address,
@@ -162,6 +172,7 @@ async def serve(
         # Who stopped it was told so, and needs no further word on what follows from that.
         on_state=lambda state: None if stop.is_set() else talk_of(state, talk),
         dial=dial,
+        may_be_member=True,
     )
 
 
@@ -173,7 +184,7 @@ def talk_of(state: AgentState, talk: Callable[[str], None]) -> None:
 
 def standing_line(state: AgentState) -> str | None:
     """Where the node stands now, for a person; None for what is told elsewhere."""
-    from parhelion.node import REFUSED_HINT
+    from parhelion.node import refused_hint
 
     why = f": {state.reason}" if state.reason else ""
     match state.shown:
@@ -186,7 +197,7 @@ def standing_line(state: AgentState) -> str | None:
         case "ready":
             return f"ready: it gets paid work{why}" if state.standing else "joined again"
         case "refused":
-            return f"refused: no paid work{why}\n\nhint: {REFUSED_HINT}\n"
+            return f"refused: no paid work{why}\n\nhint: {refused_hint(state.accepted)}\n"
         case "draining":
             return f"draining: nothing new{why}"
         case _:
@@ -201,6 +212,9 @@ def joined(ready: Ready) -> str:
     """What a person reads when the node has joined."""
     lines = [f"Joined {ready.coordinator}", f"  Node   {ready.node}"]
     lines += [f"  Model  {model}" for model in ready.models]
+    if ready.memory_bytes is not None:
+        given = say.memory(ready.memory_bytes)
+        lines.append(f"  Gives  {given} to pipelines; what it holds: parhelion node status")
     lines += [f"  Not taken: {model}" for model in ready.refused]
     if ready.refused:
         lines.append("  Its owner adds a model with: parhelion models add ID --gguf FILE")

@@ -86,6 +86,7 @@ def add(
         return 0
     say.data(f"added {had}" if had == body["id"] else f"known already as {had}")
     say.talk(f"a node serves it with: parhelion join -s ADDRESS -m {file}")
+    say.talk("members of pipelines (join --pipeline) share it by themselves: parhelion plan")
     return 0
 
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +23,7 @@ from parhelion.words import Problem, ProblemCode
 if TYPE_CHECKING:
     from parhelion.bootstrap import Ready
     from parhelion.cli.join import Joining
-    from parhelion.node import NodeState
+    from parhelion.node import HeldStage, NodeState
 
 app = App(name="node", help="Look at the node of this data folder, drain it, or read its log.")
 
@@ -158,6 +158,10 @@ def service_command(
         words += ["-m", str(Path(model).absolute()) if Path(model).is_file() else model]
     if joining.name is not None:
         words += ["--name", joining.name]
+    if joining.config.node.pipeline:
+        words.append("--pipeline")
+    if limit := joining.config.node.memory_limit:
+        words += ["--memory-limit", limit]
     if config is not None:
         words += ["--config", str(config.absolute())]
     return words
@@ -174,9 +178,21 @@ def described(state: NodeState, *, running: bool, now_ms: int) -> str:
         lines.append(f"  At     {state.address}")
     models = [state.names.get(digest, digest[:12]) for digest in state.models]
     lines.append(f"  Models {', '.join(models) or '-'}")
+    if running and state.memory_bytes is not None:
+        lines.append(f"  Gives  {say.memory(state.memory_bytes)} to pipelines")
+    held = state.stages if running else ()
+    lines += [f"  Stage  {stage_line(stage, state.names)}" for stage in held]
     if running:
         lines.append(f"  Pid    {state.pid}, up since {say.moment(state.started_at_ms)}")
     return "\n".join(lines)
+
+
+def stage_line(stage: HeldStage, names: Mapping[str, str]) -> str:
+    """Which layers are held of which model, and what they take."""
+    model = names.get(stage.digest) or stage.model or stage.digest[:12]
+    word = "" if stage.ready else ", not ready"
+    layers = f"layers {stage.start} to {stage.end - 1} of {stage.layers}"
+    return f"{model}, {layers}, up to {say.memory(stage.need_bytes)}{word}"
 
 
 def _joins(joining: Joining, talk: Callable[[str], None]) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from parhelion.cli import say
+from parhelion.cli import pipelines, say
 from parhelion.cli.client import connect, escape
 from parhelion.cli.durations import duration_ms
 from parhelion.cli.options import ADMIN, ALONE, CLIENT, Admin, Alone, Client, WrongUsage
@@ -34,14 +34,23 @@ Why = Annotated[str | None, Parameter(help="Why; the node is told.")]
 
 @app.default
 def nodes(*, client: Client = CLIENT) -> int:
-    """Show the nodes of the running coordinator: state, models, load and measured speed."""
+    """Show the nodes of the running coordinator, and the pipelines that some of them form."""
     answer = connect(client).get("/v1/nodes")
     if client.json:
         say.data_json(answer)
         return 0
     found = listed(answer)
+    offered = any(node.get("memory_bytes") is not None for node in found)
     heads = ("NAME", "STATE", "SLOTS", "TOKENS/S", "SERVED", "FAILED", "MODELS", "PEER")
-    say.data(say.columns(heads, [_row(node) for node in found]))
+    table = [heads, *(_row(node) for node in found)]
+    if offered:
+        # Only where pipelines are something: others need not read past it.
+        table = [(*row[:-1], more, row[-1]) for row, more in zip(
+            table, ("OFFERS", *map(_offer, found)), strict=True)]  # fmt: skip
+    say.data(say.columns(table[0], table[1:]))
+    if answer.get("pipelines"):
+        names = {node["peer"]: node["name"] for node in found}
+        say.data(f"\n{pipelines.shown(answer['pipelines'], names)}")
     if not found:
         say.talk("no node is here now")
     return 0
@@ -271,18 +280,31 @@ def _said(**fields: object) -> dict[str, Any]:
 
 
 def _row(node: dict[str, Any]) -> tuple[str, ...]:
-    reason = f" ({node['reason']})" if node.get("reason") else ""
     rate = node.get("tokens_per_s")
     return (
         str(node.get("name", "-")),
-        f"{node.get('state', '-')}{reason}",
-        "-" if node.get("slots") is None else f"{node.get('slots_busy', 0)}/{node['slots']}",
+        pipelines.node_state(node),
+        _slots(node),
         "-" if rate is None else f"{rate:.1f}",
         str(node.get("served", 0)),
         str(node.get("failed", 0)),
         ", ".join(_models(node)) or "-",
         str(node.get("peer", "-")),
     )
+
+
+def _slots(node: dict[str, Any]) -> str:
+    """How many of its slots are taken; a member's are those of its pipeline."""
+    is_member = node.get("memory_bytes") is not None and not node.get("models")
+    if is_member or node.get("slots") is None:
+        return "-"
+    return f"{node.get('slots_busy', 0)}/{node['slots']}"
+
+
+def _offer(node: dict[str, Any]) -> str:
+    """What a node gives to pipelines."""
+    offered = node.get("memory_bytes")
+    return "-" if offered is None else say.memory(offered)
 
 
 def _models(node: dict[str, Any]) -> list[str]:

@@ -7,23 +7,20 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from parhelion.cli.options import OPTIONS, Options, WrongUsage
-from parhelion.cli.up import NO_TLS, Host, Models, Open, Tls, bind, start
+from parhelion.cli.up import SERVING, Serving, start
 
 
 def run(
     *,
-    model: Models = (),
     nodes: Annotated[
         int,
         Parameter(name=["--nodes", "-n"], help="How many nodes must join before it serves."),
     ] = 1,
-    host: Host = None,
-    open_: Open = False,
-    tls: Tls = NO_TLS,
+    serving: Serving = SERVING,
     options: Options = OPTIONS,
 ) -> int:
     """Start a private pool: rates are 0, so no key is needed; it serves when NODES have joined."""
     if nodes < 1:
         raise WrongUsage("a pool needs at least one node", "say -n 1 or more")
-    config = bind(options, host, open_, tls)
-    return start(options, config, model, need=nodes, free=True, local_node=False)
+    config = serving.settings(options)
+    return start(options, config, serving.model, need=nodes, free=True, local_node=False)

@@ -106,6 +106,12 @@ def amount(micro: int | str, asset: str = "") -> str:
     return f"{number} {asset}".rstrip()
 
 
+def memory(size_bytes: int) -> str:
+    """An amount of memory for a person."""
+    mib = size_bytes / 2**20
+    return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
+
+
 def moment(at_ms: int | None) -> str:
     """A time of a row as local text; `-` for none."""
     from datetime import datetime

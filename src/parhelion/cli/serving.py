@@ -68,6 +68,10 @@ def ready_line(ready: Ready) -> str:
     }
     if ready.models or ready.refused:
         fields |= {"models": ready.models, "refused": ready.refused}
+    if ready.memory_bytes is not None:
+        fields["memory_bytes"] = ready.memory_bytes
+    if ready.chains:
+        fields["chains"] = ready.chains
     return msgspec.json.encode(fields).decode()
 
 
@@ -81,11 +85,24 @@ def welcome(ready: Ready, *, free: bool = False, chat: str = "parhelion chat") -
         lines.append(f"  LAN    {ready.lan_api} (the API for other machines)")
     if ready.key:
         lines.append(f"  Key    {ready.key}{_grant(ready)}")
+    if ready.chains:
+        lines.append(f"  Pay    {paid_in(ready)}")
     if ready.lan_api:
         lines += ["", who_may(free)]
     lines += ["", "Ask it something:", "", curl(ready), ""]
     lines.append(f"Or talk to it: {chat}")
     return "\n".join(lines)
+
+
+def paid_in(ready: Ready) -> str:
+    """What payments come in and from where, and how to make one."""
+    if any(chain.local for chain in ready.chains):
+        where = "two chains" if len(ready.chains) == 2 else "a chain"
+        return (
+            f"USDC.local on {where} of this machine (LOCAL play money): "
+            "parhelion wallet new, wallet fund, pay chat"
+        )
+    return f"USDC by x402 on {', '.join(chain.network for chain in ready.chains)}"
 
 
 def who_may(free: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from parhelion.cli.client import Api, escape
@@ -37,7 +37,7 @@ def settled_usage(api: Api, answer: str, wait_s: float = SETTLE_WAIT_S) -> dict[
         "completion_tokens": receipt["completion_tokens"],
         "cost": receipt["cost_micro"],
         "asset": receipt["rate"]["asset"],
-        "nodes": list(dict.fromkeys(part["node"] for part in receipt["segments"])),
+        "nodes": list(dict.fromkeys(_nodes(receipt["segments"]))),
         "route": receipt["route"],
         "receipt": receipt["id"],
     }
@@ -62,3 +62,10 @@ def _waited(look: Callable[[], T | None], wait_s: float) -> T | None:
     except (KeyboardInterrupt, Problem):
         return None
     return found
+
+
+def _nodes(segments: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Who worked on an answer; of a pipeline every stage."""
+    for segment in segments:
+        for part in segment.get("stages") or (segment,):
+            yield part["node"]

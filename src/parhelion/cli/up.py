@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from parhelion import __version__
+from parhelion import __version__, setup
 from parhelion.cli import say
 from parhelion.cli.options import OPTIONS, Options
 from parhelion.cli.serving import (
@@ -24,10 +23,17 @@ from parhelion.cli.serving import (
     ready_line,
     welcome,
 )
+from parhelion.config import memory_bytes
 
 if TYPE_CHECKING:
     from parhelion.bootstrap import Pool, Ready
     from parhelion.config import Config
+
+
+def _memory(_: Any, value: str | None) -> None:
+    if value is not None:
+        memory_bytes(value)
+
 
 Models = Annotated[
     tuple[str, ...],
@@ -38,48 +44,62 @@ Models = Annotated[
         help="Model id or GGUF file; may be given several times. Default: the packaged one.",
     ),
 ]
-Host = Annotated[str | None, Parameter(help="Address to bind; 0.0.0.0 lets other machines join.")]
-Open = Annotated[
-    bool, Parameter(name="--open", negative="", help="Let nodes join without an invite.")
+Memory = Annotated[
+    str | None,
+    Parameter(
+        name="--memory-limit",
+        validator=_memory,
+        help="What models may take of this machine's memory: 500MB, 2GiB; default: what is free.",
+    ),
 ]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True)
-class Tls:
-    """The certificate that API and page are served with."""
+class Serving:
+    """What `up`, `run` and `serve` are told of the pool that they start."""
 
+    model: Models = ()
+    host: Annotated[
+        str | None, Parameter(help="Address to bind; 0.0.0.0 lets other machines join.")
+    ] = None
+    open_: Annotated[
+        bool, Parameter(name="--open", negative="", help="Let nodes join without an invite.")
+    ] = False
+    play_money_on_lan: Annotated[
+        bool,
+        Parameter(
+            name="--play-money-on-lan",
+            negative="",
+            help="Take LOCAL play money although other machines reach this pool.",
+        ),
+    ] = False
+    memory_limit: Memory = None
     tls_cert: Annotated[
         Path | None, Parameter(help="Certificate chain (PEM): serve by https; needs --tls-key.")
     ] = None
     tls_key: Annotated[Path | None, Parameter(help="The certificate's private key (PEM).")] = None
 
+    def settings(self, options: Options, **api: int) -> Config:
+        """The settings with what the command line says of binding and joining."""
+        files = {"tls_cert": self.tls_cert, "tls_key": self.tls_key}
+        named = {name: str(path.absolute()) for name, path in files.items() if path is not None}
+        return options.settings(
+            api={"host": self.host, **named, **api},
+            web={"host": self.host},
+            nodes={"admit": "open" if self.open_ else None},
+            node={"memory_limit": self.memory_limit},
+            x402={"play_money_on_lan": True if self.play_money_on_lan else None},
+        )
 
-NO_TLS = Tls()
+
+SERVING = Serving()
 
 
-def up(
-    *,
-    model: Models = (),
-    host: Host = None,
-    open_: Open = False,
-    tls: Tls = NO_TLS,
-    options: Options = OPTIONS,
-) -> int:
+def up(*, serving: Serving = SERVING, options: Options = OPTIONS) -> int:
     """Start a coordinator, a node and an engine on this machine; Ctrl-C drains and ends."""
-    config = bind(options, host, open_, tls)
-    return start(options, config, model, need=1, free=False, local_node=True)
-
-
-def bind(options: Options, host: str | None, open_: bool, tls: Tls = NO_TLS, **api: int) -> Config:
-    """The settings with what the command line says of binding and joining."""
-    files = {"tls_cert": tls.tls_cert, "tls_key": tls.tls_key}
-    named = {name: str(path.absolute()) for name, path in files.items() if path is not None}
-    return options.settings(
-        api={"host": host, **named, **api},
-        web={"host": host},
-        nodes={"admit": "open" if open_ else None},
-    )
+    config = serving.settings(options)
+    return start(options, config, serving.model, need=1, free=False, local_node=True)
 
 
 def start(
@@ -95,6 +115,8 @@ def start(
     from parhelion.bootstrap import run_coordinator
 
     config = for_person(config, terminal=sys.stderr.isatty())
+    # For the words below; `run_coordinator` looks for itself what it goes by.
+    chosen = setup.settled(setup.told_of(config, models, need, free), setup.read(options.folder()))
     admin = first_admin_key(options.folder())
     chat = command_line("chat", options.data)
 
@@ -102,10 +124,10 @@ def start(
         if options.json:
             say.data(ready_line(ready))
             return
-        opening = ready_words() if local_node else waiting(ready, need, models)
-        say.data(f"{opening}\n\n{welcome(ready, free=free, chat=chat)}")
+        opening = ready_words() if local_node else waiting(ready, chosen.nodes, models)
+        say.data(f"{opening}\n\n{welcome(ready, free=chosen.private, chat=chat)}")
         if local_node and ready.join:
-            how = join_command(ready, models)
+            how = setup.join_command(ready.join, models)
             say.data(f"Add a node: {how}{needs_file(models)}{who_may_join(ready)}")
         if (made := admin()) is not None:
             say.talk(admin_words(*made))
@@ -135,24 +157,21 @@ def waiting(ready: Ready, need: int, models: tuple[str, ...]) -> str:
     where = "On each machine" if ready.lan_api else "In another terminal of this machine"
     if not ready.lan_api and need > 1:
         where = "In other terminals of this machine, each with a --data DIR of its own"
+    together = (
+        "\nA model that is too large for each of them: join with --pipeline instead of -m, and "
+        "each fetches just its layers."
+    )
     return (
         f"Parhelion {__version__} is waiting for {nodes}. {where}:\n\n"
-        f"  {join_command(ready, models)}\n\n"
-        f"It serves as soon as they have joined.{needs_file(models)}{who_may_join(ready)}"
+        f"  {setup.join_command(ready.join or '', models)}\n\n"
+        "It serves as soon as they have joined."
+        f"{needs_file(models)}{together if need > 1 else ''}{who_may_join(ready)}"
     )
-
-
-def join_command(ready: Ready, models: tuple[str, ...]) -> str:
-    """What a node is started with; it needs the pool's models as files of its machine."""
-    # The file's name, not its path: that is this machine's, and nobody else's business.
-    names = [Path(name).name if is_file(name) else name for name in models]
-    options = "".join(f" -m {shlex.quote(name)}" for name in names)
-    return f"parhelion join -s '{ready.join}'{options}"
 
 
 def needs_file(models: tuple[str, ...]) -> str:
     """What the join command cannot say: a model file must be on each machine."""
-    files = [Path(name).name for name in models if is_file(name)]
+    files = [Path(name).name for name in models if setup.is_file(name)]
     if not files:
         return ""
     return f"\nEach machine needs {', '.join(files)} itself: say after -m where it is there."
@@ -166,11 +185,6 @@ def who_may_join(ready: Ready) -> str:
         "\nOnly this machine reaches that address; start with --host 0.0.0.0 to let others join: "
         "the command then has their address and an invite."
     )
-
-
-def is_file(name: str) -> bool:
-    """Whether a model was named by its file, as bootstrap takes it."""
-    return name.endswith(".gguf")
 
 
 def tell_pool(has_own: bool) -> Callable[[Pool], None]:
@@ -203,5 +217,10 @@ def news(before: Pool | None, now: Pool) -> str:
     if now.complete != was_complete:
         lines.append("ready" if now.complete else "waiting: no prompt can be served now")
     elif came and not now.complete and len(now.ready) >= now.need:
-        lines.append("waiting: none of them serves this pool's model; join as the command says")
+        lines.append(
+            "waiting until layers are dealt and loaded; `parhelion plan` shows them, or what is "
+            "missing"
+            if now.has_members
+            else "waiting: none of them serves this pool's model; join as the command says"
+        )
     return "\n".join(lines)

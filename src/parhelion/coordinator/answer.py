@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from parhelion.coordinator.relay import Relay
-from parhelion.words import Chunk, Evidence, Problem, Receipt, Usage, kin
+from parhelion.words import Bought, Chunk, Evidence, Problem, Receipt, Usage, kin
 
 DISCONNECT_WAIT_S = 5.0
 """Settling takes a signature's 2 s and a commit; nobody waits for more."""
@@ -24,6 +24,7 @@ class Answer:
         self.request = order.ask.request
         self.model = order.quote.model.id
         self.receipt = kin("rcpt", self.request)
+        self.bought = order.grant.bought
         self.prompt_tokens = len(order.quote.prompt_ids)
         self._relay = relay
         self._life = life
@@ -68,12 +69,16 @@ class Answer:
 class Replayed:
     """A finished answer told again from its evidence: free, with the same ids and receipt."""
 
-    def __init__(self, request: str, receipt: Receipt, evidence: Evidence, credited: str) -> None:
+    def __init__(
+        self, request: str, receipt: Receipt, evidence: Evidence, bought: Bought | None
+    ) -> None:
         self.request = request
         self.model = receipt.model
         self.receipt = receipt.id
+        self.bought = bought
         self.prompt_tokens = receipt.prompt_tokens
-        usage = usage_of(receipt, kin("hold", request), credited)
+        unused_micro = 0 if bought is None else bought.amount_micro - int(receipt.cost_micro)
+        usage = usage_of(receipt, kin("hold", request), str(unused_micro))
         chunks = [Chunk(text=evidence.text)] if evidence.text else []
         self._chunks = iter([*chunks, Chunk(finish_reason=receipt.finish_reason, usage=usage)])
         self._text = evidence.text
@@ -103,7 +108,7 @@ def usage_of(receipt: Receipt, hold: str, credited: str) -> Usage:
         cached_tokens=receipt.cached_tokens,
         cost=receipt.cost_micro,
         asset=receipt.rate.asset,
-        nodes=tuple(dict.fromkeys(segment.node for segment in receipt.segments)),
+        nodes=tuple(dict.fromkeys(node for one in receipt.segments for node in one.nodes)),
         route="fallback" if receipt.route == "fallback" else "pool",
         migrations=receipt.migrations,
         hold=hold,

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from parhelion.coordinator.breaker import Record
 from parhelion.coordinator.isolate import CLEARED_IDS, Claim
 from parhelion.coordinator.pace import Pace
 from parhelion.coordinator.progress import Mark
 from parhelion.coordinator.room import Room
-from parhelion.coordinator.session import Misbehaved, Session
-from parhelion.identity import operator_account
+from parhelion.coordinator.session import Misbehaved, Session, Stretch
 from parhelion.ledger import TREASURY
 from parhelion.link import Cut, Open
 from parhelion.proof import segment_holds
-from parhelion.words import Job, Placement, Problem, ProblemCode, Segment, Step
+from parhelion.words import (
+    Job,
+    Placement,
+    Problem,
+    ProblemCode,
+    Segment,
+    StageSegment,
+    Step,
+)
 
 if TYPE_CHECKING:
     from parhelion.coordinator.relay import Relay
@@ -62,6 +71,7 @@ class Attempt:
         "late_ids",
         "number",
         "over",
+        "parts",
         "placement",
         "prefilled",
         "relay",
@@ -94,6 +104,8 @@ class Attempt:
         self.prefilled = self.late_ids = 0
         self.closed = self.handed_back = False
         self.head = ""
+        # Kept here, because an answer may go on elsewhere for long after this attempt is over.
+        self.parts: dict[str, StageSegment] = {}
         # What its node said of a crash; evidence, not a fact.
         self.claim: Claim | None = None
         self.over: asyncio.Future[Problem | None] = loop.create_future()
@@ -134,8 +146,8 @@ class Attempt:
 
     @property
     def operator(self) -> str:
-        """The account that is paid for what this attempt delivers."""
-        return TREASURY if self.fallback else operator_account(self.placement.pipeline[-1])
+        """The account that is paid for what this attempt delivers, or the crew of a pipeline."""
+        return TREASURY if self.fallback else self.session.operators
 
     @property
     def fallback(self) -> bool:
@@ -159,6 +171,16 @@ class Attempt:
         A resumed job prefills its earlier output too, and says so in `prefilled`.
         """
         return None if self.closed else (self.number, self.prefilled, len(self.relay.ids))
+
+    @property
+    def output(self) -> Sequence[int]:
+        """All ids of the output so far, those of earlier attempts too."""
+        return self.relay.ids
+
+    @property
+    def stretch(self) -> Stretch:
+        """What it delivered, once it is over."""
+        return Stretch(self.start, self.to, self.head, self.relay.hidden.opening_hash)
 
     # --- what the node says -------------------------------------------------------------------
 
@@ -239,7 +261,8 @@ class Attempt:
         """The node's session ended."""
         was_closed = self.closed
         self._close()
-        self._settle("the node was lost")
+        if not self.session.may_sign:
+            self._settle("the node was lost")
         if not was_closed:
             if not self.session.was_planned:
                 self._blame()
@@ -249,8 +272,11 @@ class Attempt:
 
     def segment(self, signature: Segment | str) -> Segment:
         """The node's signed segment, or ours in its place with the reason why there is none."""
+        parts = self.session.parts(self)
         if isinstance(signature, Segment):
-            return signature
+            if parts is msgspec.UNSET:
+                return signature
+            return msgspec.structs.replace(signature, stages=parts)
         return Segment(
             node=self.placement.pipeline[-1],
             job=self.job.job,
@@ -266,6 +292,7 @@ class Attempt:
             ended_at_ms=max(self.started_at_ms, self.ended_at_ms),
             signature=None,
             reason=signature,
+            stages=parts,
         )
 
     # --- inside -------------------------------------------------------------------------------
@@ -298,7 +325,7 @@ class Attempt:
             self._served()
 
     def _served(self) -> None:
-        self.session.node.history.served += 1
+        self.session.note_served()
         if self.relay.meter.finish is not None:
             # A whole answer: whatever stood still at this engine before, it works.
             self._room.recover()

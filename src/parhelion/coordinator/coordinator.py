@@ -5,31 +5,43 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 
 from parhelion.config import Config
 from parhelion.coordinator.affinity import Affinity
 from parhelion.coordinator.answer import Answer, Replayed
+from parhelion.coordinator.console import Console
+from parhelion.coordinator.console_sights import sights_of
 from parhelion.coordinator.feed import NodeFeed
+from parhelion.coordinator.gauges import show_pipelines, show_pool
 from parhelion.coordinator.joining import Door
 from parhelion.coordinator.journal import Journal
 from parhelion.coordinator.metrics import Metrics
 from parhelion.coordinator.news import News
+from parhelion.coordinator.node_views import model_states, node_view
+from parhelion.coordinator.pipeline_views import pipeline_views, stages_of_nodes
+from parhelion.coordinator.pipelines import Pipelines
 from parhelion.coordinator.place import Places
+from parhelion.coordinator.plan_view import PlanBook, PlanView
 from parhelion.coordinator.prober import Prober
 from parhelion.coordinator.queue import Queue
 from parhelion.coordinator.recovery import recover
 from parhelion.coordinator.registry import Member, Node, Registry, check_card
+from parhelion.coordinator.relaying import Relays
 from parhelion.coordinator.roster import Roster
 from parhelion.coordinator.serve import Service, Tokeniser, draining
-from parhelion.coordinator.session import Session, say_goodbye
+from parhelion.coordinator.session import NodeSession, Session, say_goodbye
 from parhelion.coordinator.settle import Settler
+from parhelion.coordinator.stage_orders import Orders
 from parhelion.coordinator.sweeper import Sweeper
-from parhelion.coordinator.views import Health, ModelState, NodeView
-from parhelion.identity import Entropy, NodeAccess, NodeKey, Whence, node_name
+from parhelion.coordinator.tags import SECRET_BYTES
+from parhelion.coordinator.views import Health, NodeView, PipelineView, StageView, StateMark
+from parhelion.coordinator.workshop import Workshop
+from parhelion.identity import Entropy, FetchTokens, NodeAccess, NodeKey, Whence, node_name
 from parhelion.ledger import Ledger
 from parhelion.link import Carrier, FromNode, LinkBroken
-from parhelion.models import Catalogue
+from parhelion.models import Catalogue, SliceBook
 from parhelion.payments import Gate
 from parhelion.proof import Receipts
 from parhelion.words import Ask, AssetClass, Clock, Credentials, Problem, ProblemCode
@@ -76,6 +88,8 @@ class Coordinator:
         need: int = 1,
         fallback: str | None = None,
         own: Collection[str] = (),
+        slices: SliceBook | None = None,
+        fetch_tokens: FetchTokens | None = None,
     ) -> None:
         self._config = config
         self._clock = clock
@@ -83,20 +97,22 @@ class Coordinator:
         self._catalogue = catalogue
         self._gate = gate
         self._ledger = ledger
-        self._need = need
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
         self._visits: set[asyncio.Task[object]] = set()
         self._news = News()
+        self._plans = PlanBook(clock)
         self.registry = Registry(config.nodes, need, self._nodes_changed)
         self.registry.on_leave = self._remember
         self._roster = Roster(clock)
-        self.feed = NodeFeed(self.known_nodes, entropy(EPOCH_BYTES).hex())
+        self.registry.on_state = self._roster.seen
+        self.feed = NodeFeed(self.known_nodes, entropy(EPOCH_BYTES).hex(), self.pipeline_views)
         queue = Queue(config.limits.queue_length, config.limits.queue_per_account)
-        self.places = Places(self.registry, queue, clock, need, self._move)
+        self.places = Places(self.registry, queue, clock, self._move)
         self.journal = Journal(ledger)
         self.door = Door(access, self._knows, clock, config.nodes.heartbeat_s, fallback, own)
         self._affinity = Affinity()
+        self.relays = Relays(clock, entropy)
         money = config.money.asset_class
         settler = Settler(
             ledger=ledger, receipts=receipts, gate=gate, key=key, clock=clock, asset_class=money
@@ -117,18 +133,47 @@ class Coordinator:
             names=(self.registry.names, self._roster.names),
             affinity=self._affinity,
         )
-        self.prober = Prober(
-            registry=self.registry,
-            catalogue=catalogue,
-            tokeniser=tokeniser,
-            clock=clock,
-            entropy=entropy,
-            own=(*own, *([fallback] if fallback else ())),
-            places=self.places,
-            enabled=config.nodes.probe,
+        self.prober = self._make_prober(
+            tokeniser, entropy, (*own, *([fallback] if fallback else ()))
         )
+        self.pipelines = self._make_pipelines(slices, fetch_tokens, entropy)
         self.sweeper = Sweeper(ledger, gate, self.service.holds)
+        self.console = Console(metrics.traffic, sights_of(self, catalogue), clock)
         self._show(metrics)
+
+    def _make_prober(self, tokeniser: Tokeniser, entropy: Entropy, own: Collection[str]) -> Prober:
+        return Prober(
+            registry=self.registry,
+            catalogue=self._catalogue,
+            tokeniser=tokeniser,
+            clock=self._clock,
+            entropy=entropy,
+            own=own,
+            places=self.places,
+            enabled=self._config.nodes.probe,
+        )
+
+    def _make_pipelines(
+        self, slices: SliceBook | None, tokens: FetchTokens | None, entropy: Entropy
+    ) -> Pipelines | None:
+        """Who makes pipelines; None where nothing can be cut."""
+        if slices is None or tokens is None:
+            return None
+        workshop = Workshop(
+            orders=Orders(self.relays, self._clock),
+            registry=self.registry,
+            catalogue=self._catalogue,
+            slices=slices,
+            tokens=tokens,
+            config=self._config.pipelines,
+            clock=self._clock,
+            secret=entropy(SECRET_BYTES),
+            meet=self.prober.meet,
+        )
+        pipelines = Pipelines(workshop, self.feed.touch)
+        self.places.why, self.places.comes = pipelines.why_not, pipelines.is_coming
+        self.places.on_want, pipelines.on_planned = pipelines.hurry, self.places.plan_changed
+        return pipelines
 
     async def start(self) -> None:
         """Close what an earlier process left open, then begin to watch nodes and to journal."""
@@ -138,7 +183,10 @@ class Coordinator:
             asyncio.create_task(self._sweep(), name="sweep"),
             asyncio.create_task(self.journal.run(), name="journal"),
             asyncio.create_task(self.sweeper.run(), name="sweeper"),
+            asyncio.create_task(self.console.run(), name="console"),
         ]
+        if self.pipelines is not None:
+            self._tasks.append(asyncio.create_task(self.pipelines.run(), name="pipelines"))
 
     async def serve(self, ask: Ask, credentials: Credentials) -> Answer | Replayed:
         """The answer to an ask, once its job is open at a node; a Problem before costs nothing.
@@ -194,13 +242,19 @@ class Coordinator:
         return node
 
     async def _serve_node(self, carrier: Carrier[FromNode], node: Node) -> None:
-        session = Session(carrier, node, self.registry, self._clock)
+        session = NodeSession(carrier, node, self.registry, self._clock)
         log.info("node joined", extra={"node": node.peer, "slots": node.slots})
         # A process that comes back has an empty cache, also when its old session ends only now.
         self._affinity.forget(node.peer)
         self._roster.came(node.peer)
         self.prober.meet(node)
+        if self.pipelines is not None:
+            session.on_stage = self.pipelines.hear
+        before = self.registry.member(node.peer)
         self.registry.enter(session)
+        if self.pipelines is not None and isinstance(before, NodeSession):
+            # The registry tells of nobody who was replaced; what it held is another session's now.
+            self.pipelines.left(before)
         await session.run()
 
     def _remember(self, member: Member) -> None:
@@ -208,6 +262,11 @@ class Coordinator:
         node, cause = member.node, member.cause
         self._affinity.forget(node.peer)
         self.prober.forget(node)
+        if self.pipelines is not None:
+            self.pipelines.left(member)
+        if node.stages:
+            return  # A pipeline: its nodes are shown by themselves.
+        self.relays.withdraw_node(node.peer, "a node left")
         reason = "the session ended" if cause is None else cause.message
         self._roster.left(self._view(node), reason)
         if cause is not None and cause.code in REFUSALS:
@@ -222,7 +281,7 @@ class Coordinator:
     def send_away(self, peer: str, reason: str, deadline_s: float) -> None:
         """Drain a node, if it is here: nothing new, and at the deadline its jobs go elsewhere."""
         member = self.registry.member(peer)
-        if isinstance(member, Session):
+        if isinstance(member, NodeSession):
             member.send_away(reason, deadline_s)
 
     def pardon(self, peer: str) -> None:
@@ -242,7 +301,7 @@ class Coordinator:
             status=status,
             model=models[0].card.id if models else None,
             nodes=self.registry.ready_count(),
-            need=self._need,
+            need=self.registry.need,
             local=self._config.money.asset_class is AssetClass.LOCAL,
         )
 
@@ -252,11 +311,49 @@ class Coordinator:
 
     def nodes(self) -> tuple[NodeView, ...]:
         """Every connected node."""
-        return tuple(self._view(node) for node in self.registry.nodes())
+        held = stages_of_nodes(self.pipeline_views())
+        return tuple(
+            self._view(node, held.get(node.peer, ()))
+            for node in self.registry.nodes()
+            if not node.stages
+        )
+
+    def servers(self) -> Mapping[str, int]:
+        """How many nodes serve each model now, by its id; of a pipeline all that hold a stage."""
+        found: Counter[str] = Counter()
+        for node in self.registry.nodes():
+            if node.state == "ready":
+                for one in model_states(node, self._catalogue):
+                    found[one.model] += (len(node.stages) or 1) if one.state == "ready" else 0
+        return found
+
+    def pipeline_views(self) -> tuple[PipelineView, ...]:
+        """Every pipeline, also one that is not up."""
+        if self.pipelines is None or not self.pipelines.deployments:
+            return ()
+        return pipeline_views(self.pipelines, self.registry, self._catalogue, self.name_of)
+
+    async def plan(self) -> PlanView:
+        """Which node holds which layers, and why; an empty plan where nothing can be cut."""
+        if self.pipelines is None:
+            return PlanView()
+        return await self._plans.view(self.pipelines.seen)
 
     def known_nodes(self) -> tuple[NodeView, ...]:
         """Every connected node, and those that left or were refused a short while ago."""
         return (*self.nodes(), *self._roster.shown())
+
+    def node(self, peer: str) -> NodeView | None:
+        """One node as it is, or as it was last; None for one that is not known."""
+        member = self.registry.member(peer)
+        if member is None or member.node.stages:
+            return self._roster.last(peer)
+        held = stages_of_nodes(self.pipeline_views())
+        return self._view(member.node, held.get(peer, ()))
+
+    def states_of(self, peer: str) -> tuple[StateMark, ...]:
+        """The states that a node came into, the latest first."""
+        return self._roster.states.of(peer)
 
     def name_of(self, peer: str) -> str:
         """What a node is called: as it was last shown, as it was called when something was decided
@@ -269,14 +366,30 @@ class Coordinator:
         return self.registry.member(peer) is not None
 
     def catalogue_changed(self) -> None:
-        """A model is new: nodes that offered it all along serve it from now on."""
+        """A model is new: nodes that offered it all along serve it from now on, also its layers.
+
+        Or one is gone: who holds its layers lets go of them when its streams have ended.
+        """
+        if self.pipelines is not None:
+            self.pipelines.touch()
         for node in list(self.registry.nodes()):
-            offered = check_card(node.card, node.peer, self._knows)
+            try:
+                offered = check_card(node.card, node.peer, self._knows)
+            except Problem:
+                continue  # All that it offered was removed; it waits, as the rest of its session.
             fresh = {digest: offered[digest] for digest in offered.keys() - node.rooms.keys()}
             if fresh:
                 log.info("node serves more", extra={"node": node.peer, "digests": list(fresh)})
                 self.prober.meet_models(node, fresh)
                 self.registry.widen(node, fresh)
+
+    def want(self, nodes: int) -> None:
+        """Wait for so many nodes from now on; a pool that has had its nodes goes on serving."""
+        self.registry.want(nodes)
+
+    def why_not(self, model: str) -> str | None:
+        """Why nobody serves a model, where more is known than that."""
+        return self.places.why(self._catalogue.resolve(model).card.digest)
 
     def watch_nodes(self, look: Callable[[], None]) -> None:
         """Call `look` after nodes came, went or changed their state; for good."""
@@ -302,6 +415,7 @@ class Coordinator:
             await self.drain(0.0)
         self._stopping = True
         self.feed.close()
+        self.console.close()
         self._news.close()
         for member in self.registry.members():
             member.end(ProblemCode.DRAINING, "the coordinator is stopping", "it may be back soon")
@@ -322,6 +436,8 @@ class Coordinator:
             await asyncio.sleep(interval_s)
             # While this process was stopped or busy nobody listened: that silence was not theirs.
             self.registry.forgive(max(0.0, loop.time() - slept_from_s - interval_s))
+            if self.pipelines is not None:
+                self.pipelines.sweep()
             try:
                 self.registry.sweep(self._clock.monotonic_s())
             except Exception:
@@ -332,6 +448,8 @@ class Coordinator:
         self.places.nodes_changed()
         self.feed.touch()
         self._news.touch(self.registry.version)
+        if self.pipelines is not None:
+            self.pipelines.touch(self.registry.version)
 
     def _move(self, node: Node, digest: str) -> None:
         """Take a model's jobs from a node, to go on elsewhere."""
@@ -350,67 +468,18 @@ class Coordinator:
             if node.state == "ready"
         )
 
-    def _view(self, node: Node) -> NodeView:
-        card = node.card
-        states = tuple(self._model_states(node))
-        is_full = node.slots_busy >= card.slots
-        return NodeView(
-            name=card.name,
-            peer=node.peer,
-            operator=node.operator,
-            state="busy" if node.state == "ready" and is_full else node.state,
-            reason=node.reason,
-            models=tuple(one.model for one in states),
-            model_states=states,
-            slots=card.slots,
-            slots_busy=node.slots_busy,
-            utilisation=node.slots_busy / card.slots,
-            tokens_per_s=node.tokens_per_s,
-            first_id_s=node.first_id_s,
-            success_rate=node.success_rate,
-            samples=node.samples,
-            version=card.version,
-            device=card.device,
-            backend=card.backend,
-            connected_at_ms=node.connected_at_ms,
-            served=node.served,
-            failed=node.failed,
-            fallback=node.fallback,
-        )
-
-    def _model_states(self, node: Node) -> Iterator[ModelState]:
-        for digest, room in node.rooms.items():
-            model = self._catalogue.by_digest(digest)
-            if model is not None:
-                state, reason = room.standing()
-                yield ModelState(model=model.card.id, state=state, reason=reason)
+    def _view(self, node: Node, stages: tuple[StageView, ...] = ()) -> NodeView:
+        refusal = None if self.pipelines is None else self.pipelines.refusal(node.peer)
+        return node_view(node, model_states(node, self._catalogue), stages, refusal)
 
     def _show(self, metrics: Metrics) -> None:
-        def in_state(state: str) -> float:
-            if state == "joining":
-                return self.door.joining
-            return sum(node.state == state for node in self.registry.nodes())
-
-        metrics.watch_nodes(in_state)
-        nodes = self.registry.nodes
-        metrics.watch(
-            {
-                "parhelion_slots": ("Slots of all nodes", lambda: sum(n.slots for n in nodes())),
-                "parhelion_slots_busy": (
-                    "Slots at work",
-                    lambda: sum(n.slots_busy for n in nodes()),
-                ),
-                "parhelion_queue_length": (
-                    "Requests that wait for a slot",
-                    lambda: self.places.waiting,
-                ),
-                "parhelion_holds_open": (
-                    "Requests between hold and post or void",
-                    lambda: sum(relay is not None for relay in self.service.live.values()),
-                ),
-                "parhelion_journal_marks": (
-                    "Journal lines written since the start",
-                    lambda: self.journal.marks_written,
-                ),
-            }
+        show_pool(
+            metrics,
+            registry=self.registry,
+            joining=lambda: self.door.joining,
+            places=self.places,
+            service=self.service,
+            journal=self.journal,
         )
+        if self.pipelines is not None:
+            show_pipelines(metrics, self.pipelines, self.relays)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from parhelion.coordinator.views import NodeView
-from parhelion.words import Problem, ProblemCode
+from parhelion.coordinator.readers import Readers, Seat
+from parhelion.coordinator.views import NodeView, PipelineView
 
 LOOK_S = 0.5
 """Changes within this are one event: with thousands of nodes there are thousands a second."""
@@ -30,22 +30,13 @@ LINGER_S = 60.0
 """How long changes are still recorded after the last reader left: a page that reloads or loses
 its connection for a moment then gets what it missed."""
 
-RETRY_AFTER_S = 30
-"""Readers are pages: they stay for minutes."""
-
-READERS_LIMIT = 256
-"""A reader is a connection and a place in the record; beyond this many, pages may poll."""
-
-READERS_PER_SITE_LIMIT = 64
-"""Of one address (identity.site_of): an office behind one, and never all that there are."""
-
 
 @dataclass(frozen=True, slots=True)
 class NodesEvent:
     """What changed since the event before; with `whole`, all there is.
 
     `nodes` are node views as JSON, made once for all readers. `removed` are the peers that are not
-    shown any more.
+    shown any more. `pipelines` are all of them, where one has changed.
     """
 
     number: int
@@ -53,6 +44,7 @@ class NodesEvent:
     whole: bool
     nodes: tuple[bytes, ...]
     removed: tuple[str, ...] = ()
+    pipelines: bytes | None = None
 
 
 class Shown(NamedTuple):
@@ -62,12 +54,11 @@ class Shown(NamedTuple):
     json: bytes
 
 
-class Reader:
+class Reader(Seat):
     """One reader's place in the record: `async for event in reader`, inside `with reader`."""
 
     def __init__(self, feed: NodeFeed, place: int | None, site: str) -> None:
-        self.woken = asyncio.Event()
-        self.site = site
+        super().__init__(site)
         self._feed = feed
         self._place = place
 
@@ -93,17 +84,24 @@ class Reader:
 
 
 class NodeFeed:
-    """The record. `look` gives all nodes as they are now; `epoch` tells one process's ids from
-    another's."""
+    """The record. `look` gives all nodes as they are now, `pipelines` those; `epoch` tells one
+    process's ids from another's."""
 
-    def __init__(self, look: Callable[[], tuple[NodeView, ...]], epoch: str) -> None:
+    def __init__(
+        self,
+        look: Callable[[], tuple[NodeView, ...]],
+        epoch: str,
+        pipelines: Callable[[], tuple[PipelineView, ...]] = lambda: (),
+    ) -> None:
         self._look = look
+        self._pipelines = pipelines
+        self._shown_pipelines = b"[]"
         self._epoch = epoch
         self._number = 0
         self._shown: dict[str, Shown] = {}
         self._record: deque[NodesEvent] = deque()
         self._recorded_nodes = 0
-        self._readers: set[Reader] = set()
+        self._readers = Readers("the nodes' changes", "GET /v1/nodes")
         self._lingers_until_s = 0.0
         self._looked_s = float("-inf")
         self._timer: asyncio.TimerHandle | None = None
@@ -124,11 +122,7 @@ class NodeFeed:
 
         Problem OVERLOADED when too many read already, in all or from its site.
         """
-        if len(self._readers) >= READERS_LIMIT:
-            raise _crowded("too many read the nodes' changes already")
-        # Counted over a bounded set when one comes, so that nothing has to be kept in step.
-        if sum(reader.site == site for reader in self._readers) >= READERS_PER_SITE_LIMIT:
-            raise _crowded("too many read the nodes' changes from this address already")
+        self._readers.check(site)
         self._refresh()
         reader = Reader(self, self._place_of(last_id), site)
         self._readers.add(reader)
@@ -145,7 +139,7 @@ class NodeFeed:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._wake()
+        self._readers.wake()
 
     def _refresh(self) -> None:
         """Begin anew where changes went unrecorded: whoever was here before gets everything."""
@@ -156,6 +150,7 @@ class NodeFeed:
         self._record.clear()
         self._recorded_nodes = 0
         self._shown = {view.peer: _shown(None, view) for view in self._look()}
+        self._shown_pipelines = msgspec.json.encode(self._pipelines())
 
     def _place_of(self, last_id: str | None) -> int | None:
         """The number of an id of ours; None for anything else."""
@@ -173,7 +168,10 @@ class NodeFeed:
         first = self._number - len(self._record) + 1
         if place is None or place + 1 < first:
             nodes = tuple(shown.json for shown in self._shown.values())
-            return NodesEvent(self._number, self._id(), whole=True, nodes=nodes)
+            pipelines = self._shown_pipelines
+            return NodesEvent(
+                self._number, self._id(), whole=True, nodes=nodes, pipelines=pipelines
+            )
         return self._record[place + 1 - first]
 
     def _take_down(self) -> None:
@@ -186,31 +184,28 @@ class NodeFeed:
         changed = tuple(one.json for peer, one in now.items() if before.get(peer) is not one)
         removed = tuple(peer for peer in before if peer not in now)
         self._shown = now
-        if not changed and not removed:
+        pipelines = msgspec.json.encode(self._pipelines())
+        dealt = None if pipelines == self._shown_pipelines else pipelines
+        self._shown_pipelines = pipelines
+        if not changed and not removed and dealt is None:
             return
         self._number += 1
-        event = NodesEvent(self._number, self._id(), whole=False, nodes=changed, removed=removed)
+        event = NodesEvent(
+            self._number,
+            self._id(),
+            whole=False,
+            nodes=changed,
+            removed=removed,
+            pipelines=dealt,
+        )
         self._record.append(event)
         self._recorded_nodes += len(changed)
         while len(self._record) > RECORD_EVENTS or self._recorded_nodes > RECORD_NODES:
             self._recorded_nodes -= len(self._record.popleft().nodes)
-        self._wake()
-
-    def _wake(self) -> None:
-        for reader in self._readers:
-            reader.woken.set()
+        self._readers.wake()
 
     def _id(self) -> str:
         return f"{self._epoch}-{self._number}"
-
-
-def _crowded(message: str) -> Problem:
-    return Problem(
-        ProblemCode.OVERLOADED,
-        message,
-        hint="ask GET /v1/nodes now and then instead",
-        retry_after_s=RETRY_AFTER_S,
-    )
 
 
 def _shown(before: Shown | None, view: NodeView) -> Shown:

@@ -4,7 +4,8 @@ An engine that crashes takes all its streams along, and nobody knows which one d
 a suspect and goes on alone (DESIGN 5), at another operator's node where there is one: who crashes
 an engine alone is refused for an hour; who gets past the place where it was cut is cleared, and its
 node takes others again. That an engine crashed is its node's word, though, and one operator's word
-proves nothing: it keeps the prompt from that operator's nodes, and from nobody else's.
+proves nothing: it keeps the prompt from that operator's nodes, and from nobody else's. In a
+pipeline each stage can make the next one crash, so what is said of it may be any of its operators'.
 """
 
 from __future__ import annotations
@@ -55,18 +56,19 @@ class Suspicion:
     proof: str | None = None
 
     @property
-    def operators(self) -> frozenset[str]:
-        """Who says it."""
-        return frozenset(claim.node.operator for claim in self.claims)
+    def suspects(self) -> frozenset[str]:
+        """Operators that had a part in every crash: each of them may have made it all up."""
+        return frozenset[str].intersection(*(claim.node.operators for claim in self.claims))
 
 
 class Poison:
     """Prompts that are said to have crashed an engine alone, for REFUSED_S.
 
-    A prompt is refused to everybody when an engine of the pool's own crashed at it alone, or nodes
-    of two operators say that theirs did. What is said by one operator keeps the prompt from that
-    operator's nodes. What was found at nodes that a client had chosen is held against its own
-    account only: else it could choose those whose word it wants spread.
+    A prompt is refused to everybody when an engine of the pool's own crashed at it alone, or when
+    no operator had a part in every crash: two nodes of two operators, or pipelines that have none
+    in common. Short of that it is kept from nodes and pipelines in which all who had are: what
+    they would say is known. What was found at nodes that a client had chosen is held against its
+    own account only: else it could choose those whose word it wants spread.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -75,9 +77,12 @@ class Poison:
 
     def check(
         self, digest: str, prompt_ids: tuple[int, ...], account: str | None = None
-    ) -> frozenset[str]:
-        """Operators whose nodes are not asked for it; Problem POISON_REQUEST when none is."""
-        accused: frozenset[str] = frozenset()
+    ) -> tuple[frozenset[str], ...]:
+        """Operators whose word is known: no node is asked in which all of such a set have a part.
+
+        Problem POISON_REQUEST when none is asked at all.
+        """
+        accused: tuple[frozenset[str], ...] = ()
         if not self._suspicions:
             return accused
         now_s = self._clock.monotonic_s()
@@ -87,7 +92,7 @@ class Poison:
                 continue
             if found.proof is not None:
                 raise poisonous(found.proof)
-            accused |= found.operators
+            accused = (*accused, found.suspects)
         return accused
 
     def add(
@@ -101,11 +106,12 @@ class Poison:
         now_s = self._clock.monotonic_s()
         key = _hash(digest, prompt_ids, account)
         before = self._suspicions.pop(key, None)
-        known = before.claims if before is not None and now_s < before.until_s else []
-        found = Suspicion(now_s + REFUSED_S, [*known, *claims])
+        if before is None or now_s >= before.until_s:
+            before = Suspicion(now_s)
+        found = Suspicion(now_s + REFUSED_S, [*before.claims, *claims], before.proof)
         if claims[-1].node.own:
             found.proof = "the pool's own engine crashed at this prompt, alone"
-        elif len(found.operators) > 1:
+        elif found.proof is None and not found.suspects:
             found.proof = "nodes of different operators say that their engines crashed at it"
         if found.proof is not None:
             for claim in found.claims:
@@ -201,7 +207,8 @@ def _without(ticket: Ticket, nodes: Sequence[Node]) -> frozenset[str]:
     """The nodes that it does not get: those of who says that it crashes them as the last only."""
     if not ticket.last_resort:
         return ticket.without
-    without = ticket.without | ticket.last_resort
+    accusers = (node.peer for node in nodes if node.operators & ticket.last_resort)
+    without = ticket.without.union(accusers)
     return without if route.any_capable(nodes, ticket.need, without) else ticket.without
 
 
@@ -210,8 +217,8 @@ def poisonous(proof: str | None) -> Problem:
     if proof is None:
         return Problem(
             ProblemCode.POISON_REQUEST,
-            "the only operator whose nodes could serve this prompt says that it crashes the "
-            "engine, also alone; nobody else has confirmed it",
+            "whoever could serve this prompt says that it crashes the engine, also alone; "
+            "nobody else has confirmed it",
             hint="change the prompt, or let other nodes serve it: those are not asked for an hour",
         )
     return Problem(

@@ -72,7 +72,8 @@ class Door:
                 accepted=tuple(rooms),
                 refused=() if heard is None else not_taken(heard[0], rooms),
             )
-            await asyncio.wait_for(carrier.send(welcome), WELCOME_DEADLINE_S)
+            async with asyncio.timeout(WELCOME_DEADLINE_S):
+                await carrier.send(welcome)
         except TimeoutError:
             # Not a refusal: a machine that is merely slow may try again.
             raise Problem(
@@ -110,7 +111,8 @@ class Door:
     async def _hear_card(
         self, carrier: Carrier[FromNode], whence: Whence
     ) -> tuple[NodeCard, dict[str, Room]] | None:
-        message = await asyncio.wait_for(carrier.receive(), REGISTER_DEADLINE_S)
+        async with asyncio.timeout(REGISTER_DEADLINE_S):
+            message = await carrier.receive()
         if isinstance(message, Knock):
             await self._access.consider(carrier.peer, message.invite, whence)
             return None

@@ -6,11 +6,16 @@ Label values come from the catalogue and from fixed sets, never from requests or
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from parhelion.coordinator.pipeline_state import PipelineState
 from parhelion.coordinator.relay import End, Relay
+from parhelion.coordinator.traffic import Traffic, Wait
+
+if TYPE_CHECKING:
+    from parhelion.payments.x402.tally import Totals
 
 # Bucket bounds are those of OpenTelemetry's semantic conventions for generative AI.
 TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
@@ -23,6 +28,7 @@ PER_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 
 
 OPERATIONS = {"chat": "chat", "completions": "text_completion", "inference": "text_completion"}
 NODE_STATES = ("joining", "measuring", "ready", "suspect", "draining", "failed", "refused")
+PIPELINE_STATES = tuple(str(state) for state in PipelineState if state is not PipelineState.GONE)
 _LABELS = ("gen_ai_operation_name", "gen_ai_response_model")
 
 
@@ -45,6 +51,8 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.traffic = Traffic()
+        """The same ends with their moments, which Prometheus keeps for itself: for the console."""
         self._tokens = Histogram(
             "gen_ai_client_token_usage",
             "Tokens of a request by type",
@@ -87,12 +95,15 @@ class Metrics:
         bound.charged.inc(cost_micro)
         bound.duration.observe(now_s - order.started_s)
         bound.asked.observe(len(order.quote.prompt_ids))
+        wait = None
         if relay.first_id_s is not None:
+            wait = Wait(relay.first_id_s, relay.first_id_s - order.started_s)
             bound.made.observe(relay.meter.completion_tokens)
-            bound.first.observe(relay.first_id_s - order.started_s)
+            bound.first.observe(wait.wait_s)
             if relay.meter.accepted > 1:
                 spread_s = relay.last_id_s - relay.first_id_s
                 bound.per_token.observe(spread_s / (relay.meter.accepted - 1))
+        self.traffic.ended(relay.meter.completion_tokens, wait)
 
     def watch(self, gauges: Mapping[str, tuple[str, Callable[[], float]]]) -> None:
         """Gauges read when they are asked for: name -> (help, value)."""
@@ -104,6 +115,21 @@ class Metrics:
         gauge = Gauge("parhelion_nodes", "Nodes by state", ("state",), registry=self.registry)
         for state in NODE_STATES:
             gauge.labels(state).set_function(lambda state=state: count(state))
+
+    def watch_pipelines(self, count: Callable[[str], float]) -> None:
+        """How many pipelines are in each state, read when asked for."""
+        gauge = Gauge(
+            "parhelion_pipelines", "Pipelines by state", ("state",), registry=self.registry
+        )
+        for state in PIPELINE_STATES:
+            gauge.labels(state).set_function(lambda state=state: count(state))
+
+    def watch_x402(self, glance: Callable[[], Totals | None]) -> None:
+        """Payments by x402, as `glance` shows them whenever they are asked for."""
+        # Loaded here: only where a network is paid on.
+        from parhelion.coordinator.x402_metrics import X402Collector
+
+        self.registry.register(X402Collector(glance))
 
     def render(self) -> bytes:
         """The exposition text."""

@@ -35,6 +35,8 @@ BUSY_LIMIT = 128
 """Busy nodes of which it is counted how soon they come free; of more, so many speak for all."""
 
 LATER_HINT = "try again later; GET /health says ready when a prompt would be served"
+MODEL_HINT = "try again later; GET /v1/models says when it is available, and which others are"
+"""/health is of the pool's default model, which may well be served."""
 
 
 class Places:
@@ -45,14 +47,18 @@ class Places:
         registry: Registry,
         queue: Queue,
         clock: Clock,
-        need: int,
         move: Callable[[Node, str], None],
     ) -> None:
         self._registry = registry
         self._queue = queue
         self._clock = clock
-        self._need_nodes = need
         self._isolation = Isolation(registry.nodes, move)
+        self.why: Callable[[str], str | None] = lambda _digest: None
+        """Why nobody serves a model, where more is known than that."""
+        self.comes: Callable[[str], bool] = lambda _digest: False
+        """Whether a place for a model is being made just now: its pipeline is set up again."""
+        self.on_want: Callable[[str], None] = lambda _digest: None
+        """Told of a model that somebody waits for while such a place is being made."""
         # As many entries as the catalogue has models.
         self._largest: dict[str, tuple[int, int | None]] = {}
         self._version = -1
@@ -76,11 +82,28 @@ class Places:
 
     def refusal(self, need: Need, without: Collection[str] = ()) -> Problem | None:
         """Why nobody's request of this kind would even get into the queue; None when it would."""
-        if not self._registry.complete():
-            ready = self._registry.ready_count()
-            return _no_node(f"the pool waits for nodes: {ready} of {self._need_nodes} have joined")
+        waits = self._registry.waits()
+        if waits is not None:
+            return _no_node(waits)
         if not route.any_capable(self._registry.index.all(need.digest), need, without):
             return self._nobody(need)
+        return None
+
+    def is_made(self, need: Need) -> bool:
+        """Whether a request that nobody can serve now may wait for a pipeline that is set up."""
+        return self._registry.complete() and need.choice is None and self.comes(need.digest)
+
+    def crowded(self, need: Need, line: str) -> Problem | None:
+        """Why one more request would find neither a slot nor a place in line; None if it would.
+
+        Only for whoever is about to pay: all others are told when they join.
+        """
+        if self._any_free(need.digest):
+            return None
+        try:
+            self._queue.check(line)
+        except Problem as problem:
+            return problem
         return None
 
     def place(
@@ -102,7 +125,8 @@ class Places:
 
         `got` fails with Problem DEADLINE_EXCEEDED after `wait_s`, with NO_NODE when the last
         node that could have served leaves; Problem is raised here when there is none now. An
-        answer that has `begun`, and a suspect, wait for a node to come instead.
+        answer that has `begun`, and a suspect, wait for a node to come instead; where a pipeline
+        is set up, so does everybody, for `come_s`.
         """
         loop = asyncio.get_running_loop()
         ticket = Ticket(
@@ -119,9 +143,11 @@ class Places:
             self._take_or_join(ticket)
         if ticket.got.done():
             return ticket
-        if need.alone:
-            ticket.got.add_done_callback(lambda _got: _forget_wait(ticket))
+        ticket.got.add_done_callback(lambda _got: _forget_wait(ticket))
+        if need.alone or ticket.returned or self.is_made(need):
             self._dismiss([ticket])
+        elif begun and self._is_hopeless(ticket):
+            self.on_want(need.digest)
         timer = loop.call_later(max(0.0, wait_s), self._expire, ticket)
         ticket.got.add_done_callback(lambda _got: timer.cancel())
         return ticket
@@ -155,6 +181,10 @@ class Places:
             return
         self._looked_s = now_s
         self.serve_queue()
+
+    def plan_changed(self) -> None:
+        """Who waited for a pipeline that is not set up after all need not wait any longer."""
+        self._dismiss(self._queue.tickets())
 
     def serve_queue(self) -> None:
         """Give free slots to those who wait, in turn; suspects get idle nodes before all others."""
@@ -229,7 +259,7 @@ class Places:
 
     def _refuse_hopeless(self, ticket: Ticket) -> None:
         """Problem where nobody could ever serve it; who has begun waits for a node to come."""
-        if ticket.begun:
+        if ticket.begun or self.is_made(ticket.need):
             return
         refusal = self.refusal(ticket.need, ticket.without)
         if refusal is not None:
@@ -332,19 +362,25 @@ class Places:
         """Tell those of these that nobody can serve any more.
 
         A suspect hears it later: an engine that crashed is often back in seconds. Its long wait is
-        for its turn alone, though, and not for a node to come.
+        for its turn alone, though, and not for a node to come. Later, too, hears it who waits for
+        a pipeline that is set up again.
         """
         for ticket in tickets:
-            if ticket.need.alone:
+            if ticket.need.alone or (not ticket.begun and self._may_come(ticket)):
                 self._wait_for_any(ticket)
             elif not ticket.begun and self._is_hopeless(ticket):
                 self._desert(ticket)
 
+    def _may_come(self, ticket: Ticket) -> bool:
+        """Whether a place that it could take is being made; of chosen nodes nobody knows."""
+        return ticket.need.choice is None and self.comes(ticket.need.digest)
+
     def _wait_for_any(self, ticket: Ticket) -> None:
-        """The time of a suspect without a node runs while there is none, and begins anew then."""
+        """The time of who waits without a node runs while there is none, and begins anew then."""
         if not self._is_hopeless(ticket):
             _forget_wait(ticket)
         elif ticket.deserted is None:
+            self.on_want(ticket.need.digest)
             loop = asyncio.get_running_loop()
             ticket.deserted = loop.call_later(ticket.come_s, self._nobody_came, ticket)
 
@@ -369,8 +405,10 @@ class Places:
                 f"no node{whose} can hold {need.kv_tokens} tokens (prompt and max_tokens); the "
                 f"largest holds {largest}"
             )
-        hint = "allow other nodes, or wait for those" if whose else LATER_HINT
-        return _no_node(f"no node{whose} serves this model now", hint)
+        hint = "allow other nodes, or wait for those" if whose else MODEL_HINT
+        known = None if whose else self.why(need.digest)
+        more = "" if known is None else f": {known}"
+        return _no_node(f"no node{whose} serves this model now{more}", hint)
 
 
 def _forget_wait(ticket: Ticket) -> None:

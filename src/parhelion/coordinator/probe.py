@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from parhelion.coordinator.attempt import NATURAL_ENDS, SIGNATURE_WAIT_S, check_prefilled
 from parhelion.coordinator.pace import Pace
 from parhelion.coordinator.progress import Mark
-from parhelion.coordinator.session import Misbehaved, Session
+from parhelion.coordinator.session import Misbehaved, Session, Stretch
 from parhelion.link import Cut, Open
-from parhelion.words import Clock, Job, Problem, ProblemCode, Segment, Step
+from parhelion.proof import chain, opening_hash
+from parhelion.words import Clock, Job, Problem, ProblemCode, Segment, StageSegment, Step
 
 
 class Probe:
@@ -36,6 +37,7 @@ class Probe:
         self.key = job.job, job.attempt
         self.session = session
         self.ids: list[int] = []
+        self.parts: dict[str, StageSegment] = {}
         self.over: asyncio.Future[Problem | None] = asyncio.get_running_loop().create_future()
         self._clock = clock
         self._free: Callable[[], None] | None = free
@@ -79,13 +81,25 @@ class Probe:
         """What changes with every step that moves it; None once it is over."""
         return None if self.over.done() else (self.number, self._prefilled, len(self.ids))
 
+    @property
+    def output(self) -> Sequence[int]:
+        """All ids of the output so far, those that it came with too."""
+        return (*self.job.output_ids, *self.ids)
+
+    @property
+    def stretch(self) -> Stretch:
+        """What it delivered: a stage is asked to sign it like anything else."""
+        ids = self.output
+        head = chain(self.job.opening, self.job.prompt_ids, ids).hex()
+        return Stretch(len(self.job.output_ids), len(ids), head, opening_hash(self.job.opening))
+
     def take(self, step: Step) -> None:
         """A step of the engine; Misbehaved for ids that cannot be."""
         if self.over.done():
             return  # It was left; what the engine made meanwhile is nobody's.
         check_prefilled(step, self.job)
         if step.ids:
-            have = len(self._output())
+            have = len(self.output)
             if step.start != have or have + len(step.ids) > self.job.max_tokens:
                 raise Misbehaved(f"ids from {step.start} on where {have} was next")
             self._last_s = self._clock.monotonic_s()
@@ -121,14 +135,11 @@ class Probe:
         """The node's session ended."""
         self._end(problem)
 
-    def _output(self) -> tuple[int, ...]:
-        return (*self.job.output_ids, *self.ids)
-
     def _leave(self, problem: Problem | None) -> None:
         if self.over.done():
             return
         self._close(problem)
-        self.session.send(Cut(job=self.job.job, attempt=self.number, n=len(self._output())))
+        self.session.send(Cut(job=self.job.job, attempt=self.number, n=len(self.output)))
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(SIGNATURE_WAIT_S, self._forget)
 

@@ -136,7 +136,11 @@ class Prober:
         self._timing.forget(node)
         for digest in node.rooms:
             key = node.peer, digest
-            self._trials.leave(key, is_probed=key in self._running)
+            if node.stages:
+                # A pipeline never comes back: each time that it is set up it has another name.
+                self._trials.drop(key)
+            else:
+                self._trials.leave(key, is_probed=key in self._running)
 
     async def run(self) -> None:
         """Probe until cancelled."""

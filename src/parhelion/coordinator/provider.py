@@ -44,6 +44,8 @@ class Candidate(Protocol):
     @property
     def peer(self) -> str: ...
     @property
+    def stages(self) -> tuple[str, ...]: ...
+    @property
     def fallback(self) -> bool: ...
     @property
     def slots_busy(self) -> int: ...
@@ -71,14 +73,16 @@ class Choice:
     sort: Literal["price", "throughput", "latency"] | None = None
 
     def allows(self, node: Candidate) -> bool:
-        """Whether this node may serve the request at all."""
-        peer = node.peer
-        if peer in self.ignore or (self.only is not None and peer not in self.only):
+        """Whether this node may serve the request at all; a pipeline, whether all of its may."""
+        peers = (node.peer, *node.stages)
+        if any(peer in self.ignore for peer in peers):
+            return False
+        if self.only is not None and not _is_within(node, self.only):
             return False
         if not self.strict:
             return True
         if self.order:
-            return self._place(peer) < len(self.order)
+            return self._place(node) < len(self.order)
         return not node.fallback or self.only is not None
 
     def wanted(self, nodes: Sequence[Seat], digest: str) -> Sequence[Seat]:
@@ -87,14 +91,20 @@ class Choice:
         Among several the router's own score decides.
         """
         if self.order:
-            nodes = _least(nodes, [self._place(node.peer) for node in nodes])
+            nodes = _least(nodes, [self._place(node) for node in nodes])
         if self.sort == "price":
             return _least(nodes, [node.price_micro for node in nodes])
         if self.sort is not None:
             return _least(nodes, [self._measure(node, digest) for node in nodes], ALIKE)
         return nodes
 
-    def _place(self, peer: str) -> int:
+    def _place(self, node: Candidate) -> int:
+        """Where a node stands in the order; a pipeline where its last named node does."""
+        if not node.stages:
+            return self._place_of(node.peer)
+        return max(self._place_of(peer) for peer in node.stages)
+
+    def _place_of(self, peer: str) -> int:
         for place, peers in enumerate(self.order):
             if peer in peers:
                 return place
@@ -111,6 +121,12 @@ class Choice:
         else:
             seconds = room.first_id_s
         return math.inf if seconds is None else seconds
+
+
+def _is_within(node: Candidate, only: frozenset[str]) -> bool:
+    if node.peer in only:
+        return True
+    return bool(node.stages) and only.issuperset(node.stages)
 
 
 def _least(nodes: Sequence[Seat], values: Sequence[float], alike: float = 1.0) -> Sequence[Seat]:

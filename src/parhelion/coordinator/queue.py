@@ -41,7 +41,7 @@ class Ticket:
     rather_without: str | None = None
     begun: bool = False
     last_resort: frozenset[str] = frozenset()
-    """Nodes that a suspect takes only where no other could ever serve it."""
+    """Operators whose nodes a suspect takes only where no other could ever serve it."""
     arrival: int = 0
     """Counts who came; who was handed back keeps the number of its first ticket."""
     returned: bool = False
@@ -54,9 +54,11 @@ class Ticket:
     """Until then it may leave a slow node's free slot to wait for a faster one's."""
 
     @property
-    def terms(self) -> tuple[Choice | None, int | None, frozenset[str]]:
+    def terms(
+        self,
+    ) -> tuple[Choice | None, int | None, tuple[frozenset[str], ...], frozenset[str]]:
         """Which nodes it takes, beside its size: equal for tickets that fit the same nodes."""
-        return self.need.choice, self.need.max_price_micro, self.without
+        return self.need.choice, self.need.max_price_micro, self.need.accused, self.without
 
     @property
     def line(self) -> str:

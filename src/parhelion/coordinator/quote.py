@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from parhelion.ledger import tier_max_tokens
 from parhelion.words import Ask, ModelCard, Problem, ProblemCode, Quote, Rate
 
 FOREIGN_IDS = "these look like ids of another model's vocabulary: send the text instead"
@@ -20,7 +21,8 @@ def quote(
 
     An absent `max_tokens` becomes the model's default, as far as the context leaves room;
     `capacity_tokens` (the largest request that a node of the pool can hold) bounds it too. One
-    that was given is honoured or refused, never shortened in silence.
+    that was given is honoured or refused, never shortened in silence; but for a tier's, which says
+    itself how long its answers are at most.
     """
     _check_ids(ask, card, prompt_ids)
     left = card.context - len(prompt_ids)
@@ -59,8 +61,10 @@ def _check_ids(ask: Ask, card: ModelCard, prompt_ids: Sequence[int]) -> None:
 def _max_tokens(
     ask: Ask, card: ModelCard, prompt_tokens: int, left: int, capacity_tokens: int | None
 ) -> int:
+    room = left if capacity_tokens is None else min(left, capacity_tokens - prompt_tokens)
+    if ask.tier is not None:
+        return max(1, min(tier_max_tokens(ask.tier, ask.max_tokens), room))
     if ask.max_tokens is None:
-        room = left if capacity_tokens is None else min(left, capacity_tokens - prompt_tokens)
         # A prompt beyond every node's memory keeps one token here: placing it says NO_NODE.
         return max(1, min(card.default_max_tokens, room))
     if ask.max_tokens < 1:

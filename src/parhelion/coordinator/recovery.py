@@ -63,7 +63,9 @@ async def close(
 
 async def _post(ledger: Ledger, gate: Gate, left: OpenHold, reason: str) -> None:
     """Bill the last journalled count; the ids after it are the treasury's loss."""
-    cost_micro = price(left.rate, left.prompt_tokens, left.completion_tokens)
+    # A tier's rate is rounded up: all its tokens may come to one unit more than its price.
+    most_micro = left.hold.amount_micro
+    cost_micro = min(most_micro, price(left.rate, left.prompt_tokens, left.completion_tokens))
     bill = Bill(
         prompt_tokens=left.prompt_tokens,
         completion_tokens=left.completion_tokens,

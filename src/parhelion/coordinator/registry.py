@@ -14,7 +14,7 @@ from parhelion.coordinator.past import History, Past
 from parhelion.coordinator.room import Room
 from parhelion.coordinator.route import Need
 from parhelion.identity import is_derived_name, node_name, operator_account
-from parhelion.words import NodeCard, Problem, ProblemCode
+from parhelion.words import NodeCard, Problem, ProblemCode, StageOffer
 
 log = logging.getLogger("parhelion.coordinator")
 
@@ -25,6 +25,12 @@ MODELS_LIMIT = 64
 NAME_LIMIT_CHARS = 64
 TEXT_LIMIT_CHARS = 200
 CONTEXT_LIMIT_TOKENS = 16_777_216
+ADDRESSES_LIMIT = 8
+"""Interfaces of one machine that others may reach."""
+
+OFFER_LIMIT_BYTES = 2**50
+"""A petabyte: past it the number is invented."""
+
 KV_LIMIT_TOKENS = SLOTS_LIMIT * 1_048_576
 """1,024 slots of a million tokens: past it the number is invented."""
 
@@ -46,6 +52,10 @@ class Node:
     """The coordinator's own: it serves when no other can, and what it earns is the treasury's."""
     own: bool = False
     """The pool's own, fallback or not: what it reports we take as seen by ourselves."""
+    stages: tuple[str, ...] = ()
+    """Of a pipeline, which is one node to whoever looks for a place: the peers of its stages."""
+    operators: frozenset[str] = frozenset()
+    """Who may be behind what its engine does: of a pipeline's operators all but the pool's own."""
     site: str = ""
     """Where it comes from, as far as an address tells (identity.site_of)."""
     price_micro: int = 0
@@ -63,6 +73,7 @@ class Node:
 
     def __post_init__(self) -> None:
         self.peer, self.slots = self.card.peer, self.card.slots
+        self.operators = self.operators or frozenset({self.operator})
 
     @property
     def name(self) -> str:
@@ -71,8 +82,8 @@ class Node:
 
     @property
     def operator(self) -> str:
-        """Who earns with it."""
-        return operator_account(self.peer)
+        """Who earns with it; of a pipeline its first node's, which stays the same in every ring."""
+        return operator_account(self.stages[0] if self.stages else self.peer)
 
     @property
     def served(self) -> int:
@@ -164,8 +175,9 @@ def check_card(card: NodeCard, peer: str, known: Callable[[str], bool]) -> dict[
         raise _refused(f"slots must be 1 to {SLOTS_LIMIT}, not {card.slots}")
     if not 1 <= card.kv_tokens <= KV_LIMIT_TOKENS:
         raise _refused(f"kv_tokens must be 1 to {KV_LIMIT_TOKENS}, not {card.kv_tokens}")
-    if not 1 <= len(card.models) <= MODELS_LIMIT:
-        raise _refused(f"a node offers 1 to {MODELS_LIMIT} models, not {len(card.models)}")
+    fewest = 0 if card.stage is not None else 1
+    if not fewest <= len(card.models) <= MODELS_LIMIT:
+        raise _refused(f"a node offers {fewest} to {MODELS_LIMIT} models, not {len(card.models)}")
     if not 1 <= len(card.name) <= NAME_LIMIT_CHARS or not card.name.isprintable():
         raise _refused(f"a node's name has 1 to {NAME_LIMIT_CHARS} printable characters")
     if looks_like_an_id(card.name) or (is_derived_name(card.name) and card.name != node_name(peer)):
@@ -187,13 +199,26 @@ def check_card(card: NodeCard, peer: str, known: Callable[[str], bool]) -> dict[
         for model in card.models
         if known(model.digest)
     }
-    if not rooms:
+    if card.stage is not None:
+        check_offer(card.stage)
+    elif not rooms:
         raise Problem(
             ProblemCode.LINK_REFUSED,
             "this pool knows none of the models that the node offers",
             hint="add the model to the pool first (parhelion models add), or join with its model",
         )
     return rooms
+
+
+def check_offer(offer: StageOffer) -> None:
+    """Problem LINK_REFUSED for an offer to pipelines that cannot be."""
+    if not 0 < offer.memory_bytes <= OFFER_LIMIT_BYTES:
+        raise _refused(f"a stage's memory is 1 to {OFFER_LIMIT_BYTES} bytes")
+    if len(offer.direct) > ADDRESSES_LIMIT or len(offer.whole) > MODELS_LIMIT:
+        raise _refused(f"an offer names {ADDRESSES_LIMIT} addresses at most")
+    for text in (*offer.direct, *offer.whole, *offer.wires):
+        if len(text) > TEXT_LIMIT_CHARS or not text.isprintable():
+            raise _refused(f"a word of an offer has {TEXT_LIMIT_CHARS} characters at most")
 
 
 def looks_like_an_id(name: str) -> bool:
@@ -234,6 +259,8 @@ class Registry:
         self._on_change = on_change
         self.on_leave: Callable[[Member], None] = lambda _member: None
         """Called when a node is here no more: not for a session that a newer one replaced."""
+        self.on_state: Callable[[Node], None] = lambda _node: None
+        """Called when a node came, and when its state is another one."""
         self._members: dict[str, Member] = {}
         self._past = Past()
         self.index = Index()
@@ -256,10 +283,6 @@ class Registry:
         """All live sessions."""
         return list(self._members.values())
 
-    def run_by(self, operators: Iterable[str]) -> frozenset[str]:
-        """The nodes of these operators that are here."""
-        return frozenset(peer for one in operators for peer in self.names.by_id(one))
-
     def enter(self, member: Member) -> None:
         """A registered session; an older one of the same peer ends, it is the same machine."""
         old = self._members.get(member.node.peer)
@@ -271,19 +294,24 @@ class Registry:
         if old is not None:
             self._unlist(old.node)
         self.index.add(member.node)
-        self.names.add(member.node)
+        if not member.node.stages:
+            # A client names machines; a pipeline is allowed or not by those that are in it.
+            self.names.add(member.node)
         member.node.on_slots = self.index.update
         self.version += 1
         if old is not None:
             old.end(ProblemCode.CONFLICT, "a newer session of the same node replaced this one")
         self.refresh(member.node, member.node.heard_s)
+        self.on_state(member.node)
 
     def leave(self, member: Member) -> None:
         """The session ended."""
         if self._members.get(member.node.peer) is member:
             del self._members[member.node.peer]
             self._unlist(member.node)
-            self._past.left(member.node.peer, member.node.history)
+            if not member.node.stages:
+                # A pipeline never comes back: each time that it is set up it has another name.
+                self._past.left(member.node.peer, member.node.history)
             self.on_leave(member)
         self._changed()
 
@@ -308,6 +336,7 @@ class Registry:
                 extra={"node": node.peer, "was": before, "reason": node.reason},
             )
             has_changed = True
+            self.on_state(node)
         self.version += has_changed
         self.complete()
         if has_changed or node.state == "ready":
@@ -354,8 +383,10 @@ class Registry:
         self._on_change()
 
     def ready_count(self) -> int:
-        """Nodes that take work now."""
-        return sum(node.state == "ready" and not node.fallback for node in self.nodes())
+        """Machines that take work now."""
+        return sum(
+            node.state == "ready" and not node.fallback and not node.stages for node in self.nodes()
+        )
 
     def complete(self) -> bool:
         """Whether the pool has once had the nodes it was told to wait for.
@@ -371,6 +402,23 @@ class Registry:
                 node.fallback and node.state == "ready" for node in self.nodes()
             )
         return self._complete or self._by_fallback
+
+    @property
+    def need(self) -> int:
+        """How many nodes the pool was told to wait for."""
+        return self._need
+
+    def want(self, need: int) -> None:
+        """Wait for so many from now on; a pool that has had its nodes goes on serving."""
+        self._need, self._counted = need, -1
+        self.complete()
+        self._changed()
+
+    def waits(self) -> str | None:
+        """What a pool says that has not had the nodes yet which it was told to wait for."""
+        if self.complete():
+            return None
+        return f"the pool waits for nodes: {self.ready_count()} of {self._need} have joined"
 
 
 def _note_fault(node: Node, digest: str, room: Room, now_s: float) -> bool:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+from parhelion.coordinator.registry import Node
 from parhelion.coordinator.relay import Relay
 from parhelion.coordinator.route import Need
 from parhelion.models import Vocabulary
-from parhelion.payments import Replay
-from parhelion.words import Ask, Credentials, Quote
+from parhelion.payments import Buyer, Replay
+from parhelion.words import Ask, Quote
 
 
 class Request:
     """`opened` resolves when the caller may go on."""
 
     __slots__ = (
+        "address",
         "ask",
-        "credentials",
+        "buyer",
+        "leave_queue",
         "left",
         "need",
         "offer",
         "opened",
         "relay",
-        "shunned",
+        "reserved",
         "started_s",
         "vocabulary",
     )
@@ -30,21 +34,24 @@ class Request:
     def __init__(
         self,
         ask: Ask,
-        credentials: Credentials,
+        buyer: Buyer,
+        address: str,
         offer: Quote,
         need: Need,
         vocabulary: Vocabulary,
         started_s: float,
-        shunned: frozenset[str],
     ) -> None:
         self.ask = ask
-        self.credentials = credentials
+        self.buyer = buyer
+        self.address = address
         self.offer = offer
         self.need = need
         self.vocabulary = vocabulary
         self.started_s = started_s
-        self.shunned = shunned
         self.relay: Relay | None = None
+        self.reserved: Node | None = None
+        """A slot that was reserved before the payment was settled, until its first attempt."""
+        self.leave_queue: Callable[[], None] | None = None
         self.left = False
         self.opened: asyncio.Future[Relay | Replay] = asyncio.get_running_loop().create_future()
 
@@ -63,3 +70,5 @@ class Request:
         self.left = True
         if self.relay is not None:
             self.relay.disconnect()
+        elif self.leave_queue is not None:
+            self.leave_queue()

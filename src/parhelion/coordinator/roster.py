@@ -9,7 +9,9 @@ from collections import OrderedDict
 
 import msgspec
 
+from parhelion.coordinator.biography import States
 from parhelion.coordinator.names import Names
+from parhelion.coordinator.registry import Node
 from parhelion.coordinator.views import NodeView
 from parhelion.identity import node_name, operator_account
 from parhelion.words import Clock
@@ -34,6 +36,7 @@ class Roster:
         self._clock = clock
         self.names = Names()
         """Of nodes that were members once: those are known, however long they are away."""
+        self.states = States(clock)
         self._gone: OrderedDict[str, tuple[NodeView, float]] = OrderedDict()
         self._refused: OrderedDict[str, tuple[NodeView, float]] = OrderedDict()
 
@@ -43,9 +46,15 @@ class Roster:
         self._refused.pop(peer, None)
         self.names.discard(peer)
 
+    def seen(self, node: Node) -> None:
+        """A member came, or came into another state; a pipeline is no machine."""
+        if not node.stages:
+            self.states.note(node.peer, node.state, node.reason)
+
     def left(self, view: NodeView, reason: str) -> None:
         """A member's session ended; `view` is the last one. What was measured stays with it."""
         now_ms = self._clock.now_ms()
+        self.states.note(view.peer, "gone", reason)
         gone = msgspec.structs.replace(
             view,
             state="gone",
@@ -69,6 +78,7 @@ class Roster:
         if known is not None:
             view = known[0]
             if (view.state, view.reason) != ("refused", reason):
+                self.states.note(peer, "refused", reason)
                 view = msgspec.structs.replace(
                     view, state="refused", reason=reason, left_at_ms=now_ms
                 )
@@ -105,6 +115,7 @@ class Roster:
         known = self._gone.get(peer)
         if known is not None and known[0].state == "refused":
             away = msgspec.structs.replace(known[0], state="gone", reason=PARDONED)
+            self.states.note(peer, "gone", PARDONED)
             self._put(self._gone, away, GONE_KEPT)
 
     def shown(self) -> tuple[NodeView, ...]:
@@ -112,6 +123,11 @@ class Roster:
         since_s = self._clock.monotonic_s() - SHOWN_S
         kept = [*self._gone.values(), *self._refused.values()]
         return tuple(view for view, at_s in kept if at_s >= since_s)
+
+    def last(self, peer: str) -> NodeView | None:
+        """How one that is not here was last; None for a stranger."""
+        known = self._gone.get(peer) or self._refused.get(peer)
+        return None if known is None else known[0]
 
     def _put(
         self, kept: OrderedDict[str, tuple[NodeView, float]], view: NodeView, limit: int

@@ -64,6 +64,10 @@ class NodeState(Protocol):
     @property
     def slots_busy(self) -> int: ...
     @property
+    def stages(self) -> tuple[str, ...]: ...
+    @property
+    def operators(self) -> frozenset[str]: ...
+    @property
     def fallback(self) -> bool: ...
     @property
     def price_micro(self) -> int: ...
@@ -80,7 +84,8 @@ class Need:
 
     `alone`: in a batch of its own, so the whole engine. `choice`: what its client said of nodes.
     `expected_tokens`: the output to expect, where that is known. `cached`: tokens of the prompt
-    that a node holds, by peer. `max_price_micro`: no node that asks more.
+    that a node holds, by peer. `max_price_micro`: no node that asks more. `accused`: no node in
+    which all of such a set of operators have a part.
     """
 
     digest: str
@@ -91,6 +96,7 @@ class Need:
     expected_tokens: int | None = None
     cached: Mapping[str, int] = field(default_factory=dict[str, int], compare=False)
     max_price_micro: int | None = None
+    accused: tuple[frozenset[str], ...] = ()
 
     def resumed(self, ids_out: int) -> Need:
         """What is left of it elsewhere: the ids that are out are prefilled, and made no more.
@@ -135,6 +141,7 @@ def is_able(node: NodeState, need: Need, without: Collection[str] = ()) -> bool:
         and room.record.breaker.phase is not Phase.OPEN
         and node.peer not in without
         and (need.max_price_micro is None or node.price_micro <= need.max_price_micro)
+        and not (need.accused and any(part <= node.operators for part in need.accused))
         and need.allows(node)
     )
 

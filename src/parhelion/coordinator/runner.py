@@ -49,10 +49,12 @@ class Runner:
 
     async def relay(self, relay: Relay, request: Request) -> End:
         """Run attempts until one delivers; what a node lost, another takes up where it stood."""
-        course = Course(shunned=set(request.shunned))
+        course = Course()
         while True:
             try:
-                node = await self.place(relay, request.need, course)
+                node = self._reserved(relay, request)
+                if node is None:
+                    node = await self.place(relay, request.need, course)
             except Problem as refusal:
                 raise course.fault or refusal from refusal
             attempt = self._send(relay, request, node, course.alone)
@@ -82,6 +84,15 @@ class Runner:
                 },
             )
 
+    def _reserved(self, relay: Relay, request: Request) -> Node | None:
+        """The node whose slot was reserved before the payment was settled; once."""
+        node = request.reserved
+        if node is None:
+            return None
+        relay.check_wanted()
+        request.reserved = None
+        return node
+
     async def place(self, relay: Relay, need: Need, course: Course) -> Node:
         """A node with a slot reserved for this request, or Problem; the client may leave."""
         order = relay.order
@@ -90,13 +101,16 @@ class Runner:
             # Its answer has begun, so its deadline was met; now the client waits for the rest.
             wait_s = self._resume_wait_s
             need = need.resumed(len(relay.ids))
-        accusers = self._registry.run_by(one.node.operator for one in _claims(relay))
+        accusers = frozenset[str]().union(*(one.node.operators for one in _claims(relay)))
         without = course.shunned
         if course.alone:
             need = replace(need, alone=True)
-        elif accusers and self._places.refusal(need, without | accusers) is None:
+        elif accusers:
             # Cleared elsewhere: those who said that it crashes them have been proven wrong.
-            without = without | accusers
+            each = tuple(frozenset({one}) for one in sorted(accusers))
+            others = replace(need, accused=(*need.accused, *each))
+            if self._places.refusal(others, without) is None:
+                need = others
         relay.check_wanted()
         job = relay.job
         ids = (*job.prompt_ids, *relay.ids) if relay.ids else job.prompt_ids
@@ -138,7 +152,7 @@ class Runner:
         if number > 1:
             job = msgspec.structs.replace(job, attempt=number, output_ids=tuple(relay.ids))
         placement = Placement(
-            job=job.job, attempt=number, pipeline=(node.peer,), kv_tokens=need.kv_tokens
+            job=job.job, attempt=number, pipeline=session.peers, kv_tokens=need.kv_tokens
         )
         clear = partial(self._places.clear, node, job.digest) if alone else None
         attempt = Attempt(relay, job, placement, session, free, clear)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from parhelion.coordinator.affinity import Affinity
 from parhelion.coordinator.answer import Answer, Replayed
@@ -27,7 +29,8 @@ from parhelion.coordinator.runner import Runner
 from parhelion.coordinator.settle import Settler
 from parhelion.identity import Entropy
 from parhelion.models import Catalogue, Model, Vocabulary
-from parhelion.payments import Gate, Replay
+from parhelion.payments import Gate, Replay, Undelivered
+from parhelion.payments.rules import check_price, worst_cost
 from parhelion.proof import Receipts
 from parhelion.words import (
     Ask,
@@ -38,6 +41,8 @@ from parhelion.words import (
     Job,
     Problem,
     ProblemCode,
+    Quote,
+    Rate,
     kin,
 )
 
@@ -45,6 +50,9 @@ log = logging.getLogger("parhelion.coordinator")
 
 OPENING_BYTES = 32
 SCOPE_KEY_BYTES = 32
+
+RESERVE_WAIT_S = 30.0
+"""For a slot before a payment is settled: half of the time for which what was signed is good."""
 
 HOLD_LIFE_MS = 24 * 3600 * 1000
 """Far beyond any answer: a hold runs out only where nobody serves it any more."""
@@ -55,6 +63,20 @@ class Tokeniser(Protocol):
 
     async def prepare(self, model: Model, ask: Ask, line: str) -> tuple[int, ...]: ...
     async def vocabulary(self, model: Model) -> Vocabulary: ...
+
+
+class Priced(NamedTuple):
+    """What an ask can cost at most at `rate`, from a balance.
+
+    `payment_micro` is what a payment that comes with it costs at `sold`; both None where none is
+    taken for this model.
+    """
+
+    offer: Quote
+    rate: Rate
+    cost_micro: int
+    sold: Rate | None
+    payment_micro: int | None
 
 
 class Service:
@@ -114,16 +136,18 @@ class Service:
         started_s = self._clock.monotonic_s()
         if self.draining:
             raise draining()
-        model = self._catalogue.resolve(ask.model)
+        model = self._model_of(ask)
         choice, refusal = self._choose(ask)
         rates = self._catalogue.rates(model.card.id)
         # Who may not ask costs nobody the reading of a prompt.
-        payer, _ = self._gate.payer(credentials, model.card.id, rates)
-        line = line_of(payer.account, credentials.address)
+        buyer = await self._gate.identify(ask, credentials, model.card.id, rates)
+        account = buyer.payer.account
+        line = line_of(account, credentials.address)
         prompt_ids = await self._tokeniser.prepare(model, ask, line)
-        accused = self._poison.check(model.card.digest, prompt_ids, payer.account)
-        # Only a client that left `max_tokens` to us gets what a node can hold.
-        is_open = ask.max_tokens is None
+        accused = self._poison.check(model.card.digest, prompt_ids, account)
+        # Only a client that left `max_tokens` to us gets what a node can hold; not who is offered a
+        # price, which must be the same when the payment comes.
+        is_open = ask.max_tokens is None and not buyer.buys
         capacity = self._places.capacity(model.card.digest, choice) if is_open else None
         offer = quote(ask, model.card, prompt_ids, rates, capacity)
         need = Need(
@@ -133,19 +157,65 @@ class Service:
             choice=choice,
             expected_tokens=self._lengths.expected(model.card.digest, offer.max_tokens),
         )
-        shunned = self._registry.run_by(accused)
-        if shunned and not self._places.refusal(need) and self._places.refusal(need, shunned):
-            raise poisonous(None)
-        refusal = refusal or self._places.refusal(need)
+        if accused:
+            anywhere, need = need, replace(need, accused=accused)
+            if not self._places.refusal(anywhere) and self._places.refusal(need):
+                raise poisonous(None)
+        if refusal is None and (buyer.buys or not self._places.is_made(need)):
+            # While its pipeline is set up who has credits waits; nobody pays for what may not come.
+            refusal = self._places.refusal(need)
+        if refusal is None and buyer.buys:
+            refusal = self._places.crowded(need, line)
         if refusal is not None:
-            # Who may not ask learns that first, and a finished answer needs no node.
-            admitted = await self._gate.admit(ask, credentials, offer)
-            if isinstance(admitted, Replay):
-                return await self._replay(admitted)
+            # Who may not ask learns that first, and a finished answer needs no node. Who would pay
+            # is offered nothing that cannot be served now.
+            if not buyer.buys:
+                admitted = await self._gate.admit(ask, buyer, offer)
+                if isinstance(admitted, Replay):
+                    return await self._replay(admitted)
             raise refusal
+        if buyer.buys and buyer.payment is None:
+            await self._gate.admit(ask, buyer, offer)  # Raises the offers.
         vocabulary = await self._tokeniser.vocabulary(model)
-        request = Request(ask, credentials, offer, need, vocabulary, started_s, shunned)
+        request = Request(ask, buyer, credentials.address, offer, need, vocabulary, started_s)
         return await self._begin(request)
+
+    async def price(self, ask: Ask, credentials: Credentials) -> Priced:
+        """What an ask would hold at most; counted as a prompt is, in turn, and nothing is held."""
+        if self.draining:
+            raise draining()
+        model = self._model_of(ask)
+        choice, _refusal = self._choose(ask)
+        rates = self._catalogue.rates(model.card.id)
+        payer, rate, sold = await self._gate.priced(credentials, model.card.id, rates)
+        line = line_of(payer.account, credentials.address)
+        prompt_ids = await self._tokeniser.prepare(model, ask, line)
+        is_open = ask.max_tokens is None
+        capacity = self._places.capacity(model.card.digest, choice) if is_open else None
+        offer = quote(ask, model.card, prompt_ids, rates, capacity)
+        check_price(ask, offer, rate)
+        payment_micro = None
+        if sold is not None:
+            # A payment's price is the same whatever nodes are there: it must fit a second time.
+            bare = quote(ask, model.card, prompt_ids, rates) if is_open else offer
+            payment_micro = self._gate.payment_price(ask, bare, sold)
+        cost_micro = worst_cost(rate, len(prompt_ids), offer.max_tokens, None)
+        return Priced(offer, rate, cost_micro, sold, payment_micro)
+
+    def _model_of(self, ask: Ask) -> Model:
+        """The model that is asked for; a tier's own, which a client may name or leave out."""
+        tier = ask.tier
+        if tier is None:
+            return self._catalogue.resolve(ask.model)
+        sold = self._catalogue.resolve(tier.model or None)
+        if ask.model not in (None, tier.name) and self._catalogue.resolve(ask.model) is not sold:
+            raise Problem(
+                ProblemCode.INVALID_REQUEST,
+                f"the tier {tier.name} sells answers of {sold.card.id}",
+                hint="leave `model` out, or send the tier's name",
+                param="model",
+            )
+        return sold
 
     def _choose(self, ask: Ask) -> tuple[Choice | None, Problem | None]:
         """The nodes that the client wants; or why there are none such, for after its admission."""
@@ -153,6 +223,15 @@ class Service:
             return (choose(ask.provider, self._names) if ask.provider else None), None
         except Problem as problem:
             return None, problem
+
+    def answers(self) -> list[Relay]:
+        """The answers between their hold and their end, the oldest first.
+
+        One that was counted as ended (Metrics.ended) is not among them: its task ends in the same
+        turn of the loop, and is taken out of `live` in the next.
+        """
+        live = self.live.items()
+        return [relay for life, relay in live if relay is not None and not life.done()]
 
     def holds(self) -> set[str]:
         """The holds that a live request settles; each is named before it is taken."""
@@ -163,6 +242,8 @@ class Service:
         life = asyncio.create_task(self._live(request), name=request.ask.request)
         self.live[life] = None
         life.add_done_callback(self._forget)
+        if request.buyer.buys:
+            life.add_done_callback(lambda _life: self._give_back(request))
         try:
             opened = await request.opened
         except asyncio.CancelledError:
@@ -181,9 +262,10 @@ class Service:
         try:
             taken = await self._gate.take(
                 request.ask,
-                request.credentials,
+                request.buyer,
                 request.offer,
                 expires_at_ms=self._clock.now_ms() + HOLD_LIFE_MS,
+                reserve=partial(self._reserve, request) if request.buyer.buys else None,
             )
         except Problem as problem:
             request.refuse(problem)
@@ -210,6 +292,29 @@ class Service:
         finally:
             # Each attempt leads back to the relay: a ring for the garbage collector.
             relay.attempts.clear()
+
+    async def _reserve(self, request: Request) -> Callable[[], None]:
+        """A slot for a request whose payment is claimed and not settled yet; what frees it."""
+        left_s = request.started_s + request.ask.deadline_s - self._clock.monotonic_s()
+        line = line_of(request.buyer.payer.account, request.address)
+        ticket = self._places.place(request.need, line, min(RESERVE_WAIT_S, left_s))
+        request.leave_queue = partial(self._places.leave, ticket)
+        if request.left:
+            request.leave_queue()
+        try:
+            request.reserved = await ticket.got
+        finally:
+            request.leave_queue = None
+        if request.left:
+            self._give_back(request)
+            raise Problem(ProblemCode.CANCELLED, "the client left the queue")
+        return partial(self._give_back, request)
+
+    def _give_back(self, request: Request) -> None:
+        """Free the slot that was reserved, where no attempt has taken it over."""
+        if (node := request.reserved) is not None:
+            request.reserved = None
+            self._places.free(node, request.need)
 
     async def _run(self, relay: Relay, request: Request) -> End:
         try:
@@ -239,12 +344,15 @@ class Service:
                 "cause": str(end.problem.code) if end.problem else None,
             },
         )
+        bought, answer = relay.order.grant.bought, request.buyer.payer.answer
+        if isinstance(last, Problem) and (bought is not None or answer is not None):
+            last = Undelivered(last, bought)
         relay.end(last)
         if isinstance(last, Problem):
             request.refuse(last)
 
     def _relay_of(self, request: Request, grant: Grant) -> Relay:
-        ask, offer, address = request.ask, request.offer, request.credentials.address
+        ask, offer, address = request.ask, request.offer, request.address
         scope = scope_of(grant.account, address, ask.request)
         opening = self._entropy(OPENING_BYTES)
         job = Job(
@@ -269,7 +377,7 @@ class Service:
     async def _replay(self, replay: Replay) -> Replayed:
         receipt = await self._receipts.get(replay.receipt, replay.account)
         evidence = self._receipts.evidence(replay.receipt, replay.account)
-        return Replayed(replay.request, receipt, evidence, credited="0")
+        return Replayed(replay.request, receipt, evidence, replay.bought)
 
     def _forget(self, life: asyncio.Task[None]) -> None:
         self.live.pop(life, None)

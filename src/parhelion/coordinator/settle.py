@@ -12,11 +12,12 @@ from parhelion.coordinator.attempt import Attempt
 from parhelion.coordinator.relay import End, Relay
 from parhelion.hosts import backoff_s
 from parhelion.identity import NodeKey
-from parhelion.ledger import Bill, Ledger, Worked, price, split
+from parhelion.ledger import Bill, Ledger, Worked, price, split, tier_cost
 from parhelion.payments import Gate, Outcome
 from parhelion.proof import Receipts, seal_receipt
 from parhelion.words import (
     AssetClass,
+    Bought,
     Chunk,
     Clock,
     Evidence,
@@ -25,6 +26,8 @@ from parhelion.words import (
     ProblemCode,
     Receipt,
     Segment,
+    Sold,
+    Tier,
     kin,
 )
 
@@ -66,7 +69,8 @@ class Settler:
             receipt = await self._post(relay, hold, end)
             cost_micro = int(receipt.cost_micro)
             if end.problem is None:
-                usage = usage_of(receipt, hold.id, credited="0")
+                credited = str(unused_micro(relay.order.grant.bought, cost_micro))
+                usage = usage_of(receipt, hold.id, credited=credited)
                 return Chunk(finish_reason=receipt.finish_reason, usage=usage), cost_micro
         else:
             await self._void(relay, hold, end)
@@ -77,7 +81,7 @@ class Settler:
         segments = [
             attempt.segment(await attempt.signature) for attempt in delivering(relay.attempts)
         ]
-        bill = self.bill(relay, finish_reason(relay, end))
+        bill = self.bill(relay, end)
         receipt, body = seal_receipt(self._key, self._receipt(relay, bill, tuple(segments)))
         # Only what we lost may run again: a client that leaves would else get reruns for nothing.
         outcome: Outcome = "cut" if end.kind == "lost" else "finished"
@@ -125,11 +129,20 @@ class Settler:
                 await asyncio.sleep(backoff_s(failures, 0.5))
                 failures += 1
 
-    def bill(self, relay: Relay, reason: str) -> Bill:
+    def bill(self, relay: Relay, end: End) -> Bill:
         """Counts, cost and shares of what was delivered and not billed before."""
         grant, meter = relay.order.grant, relay.meter
         prompt_tokens = len(relay.order.quote.prompt_ids) if grant.unbilled_from is None else 0
-        cost_micro = price(grant.rate, prompt_tokens, meter.billable_tokens)
+        if grant.tier is None:
+            cost_micro = price(grant.rate, prompt_tokens, meter.billable_tokens)
+        else:
+            cost_micro = tier_cost(
+                grant.tier,
+                meter.completion_tokens,
+                is_whole=end.kind == "finished",
+                was_left=finish_reason(relay, end) == ProblemCode.CANCELLED,
+                already_billed=meter.completion_tokens - meter.billable_tokens,
+            )
         worked = [
             Worked(
                 operator=attempt.operator,
@@ -142,7 +155,7 @@ class Settler:
             completion_tokens=meter.billable_tokens,
             cost_micro=cost_micro,
             legs=split(cost_micro, self._ledger.shares, worked),
-            reason=reason,
+            reason=finish_reason(relay, end),
         )
 
     def _receipt(self, relay: Relay, bill: Bill, segments: tuple[Segment, ...]) -> Receipt:
@@ -177,9 +190,26 @@ class Settler:
             migrations=max(0, len(relay.attempts) - 1),
             rate=grant.rate,
             already_billed=None if first_run else meter.completion_tokens - meter.billable_tokens,
+            sold=_sold(grant.tier),
+            payment=_payment(grant.bought),
             cost_micro=str(bill.cost_micro),
             segments=segments,
         )
+
+
+def _sold(tier: Tier | None) -> Sold | None:
+    if tier is None:
+        return None
+    return Sold(tier=tier.name, price_micro=str(tier.price_micro), max_tokens=tier.max_tokens)
+
+
+def _payment(bought: Bought | None) -> str | None:
+    return None if bought is None else f"{bought.network}/{bought.transaction}"
+
+
+def unused_micro(bought: Bought | None, cost_micro: int) -> int:
+    """What a payment brought beyond the cost; it may be less, where a balance paid the rest."""
+    return 0 if bought is None else max(0, bought.amount_micro - cost_micro)
 
 
 def owes(relay: Relay, end: End) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from parhelion.coordinator.recovery import close
 from parhelion.ledger import Ledger
 from parhelion.payments import Gate
+from parhelion.words import Problem
 
 log = logging.getLogger("parhelion.coordinator")
 
@@ -55,3 +56,13 @@ class Sweeper:
         self._suspects = {left.hold.id for left in abandoned}
         self._told &= self._suspects
         await close(self._ledger, self._gate, due, REASON, self._told)
+        await self._give_back()
+
+    async def _give_back(self) -> None:
+        """Holds of other kinds than requests' belong to nobody live: they end by their time."""
+        for hold in await self._ledger.run_out():
+            try:
+                await self._ledger.expire(hold)
+            except Problem as problem:
+                # Spent or given back by its owner while this looked.
+                log.info("hold not expired", extra={"hold": hold, "cause": problem.message})

@@ -85,6 +85,10 @@ class Trials:
         if len(self._left) > self._limit:
             self._left.popitem(last=False)
 
+    def drop(self, key: Key) -> None:
+        """Gone for good: nothing is remembered of it."""
+        self._here.pop(key, None)
+
     def back(self, key: Key) -> Trial | None:
         """A node is here: what is remembered of it."""
         trial = self._left.pop(key, None)

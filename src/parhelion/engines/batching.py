@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from parhelion.engines.cells import FreedAtOnce, KeptInOrder, Sequences
+from parhelion.engines.cells import Sequences
 from parhelion.engines.host_messages import (
     Cancel,
     Failed,
@@ -107,15 +107,7 @@ class Loop:
         self._batch = batch
         self._limits = limits
         self._emit = emit
-        kept = limits.keeps_order
-        self._memory = KvMemory(
-            KeptInOrder(decoder, limits.kv_tokens) if kept else FreedAtOnce(decoder),
-            kv_tokens=limits.kv_tokens,
-            parked_tokens=limits.parked_tokens,
-            crowded_tokens=limits.crowded_tokens,
-            sequences=limits.sequences,
-            can_rewind=limits.can_rewind,
-        )
+        self._memory = KvMemory.within(limits, decoder, can_rewind=limits.can_rewind)
         self._waiting: deque[Work] = deque()
         self._running: list[Work] = []
         self.meter = PaceMeter()

@@ -14,6 +14,7 @@ import time
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -58,16 +59,10 @@ def main(arguments: list[str]) -> None:
     config = msgspec.json.decode(settings, type=EngineConfig)
     inbox: queue.Queue[ToHost] = queue.Queue(INBOX_LENGTH)
     # First of all, so that a parent that dies during a long load is noticed too.
-    threading.Thread(target=_read, args=(pipe, inbox), daemon=True, name="reader").start()
-    llama.start_backend()
-    found = findings()
-    model = llama.Model(
-        Path(path),
-        gpu_layers=config.gpu_layers,
-        use_extra_bufts=found.use_extra_bufts if found is not None else True,
-    )
+    hear(pipe, inbox, msgspec.msgpack.Decoder(ToHost))
+    model = load(Path(path), config)
     limits = _limits(model, digest, config)
-    threads = config.threads or max(1, (os.cpu_count() or 1) - 1)
+    threads = threads_of(config)
     rows = BATCH_IDS_CPU if model.device() == "cpu" else BATCH_IDS_GPU
     rows = max(rows, 2 * limits.slots)  # However many streams, there is room for prompts beside.
     shape = llama.ContextShape(limits.kv_tokens, rows, limits.sequences, limits.rows, threads)
@@ -85,25 +80,46 @@ def main(arguments: list[str]) -> None:
     try:
         loop.run(inbox)
     except BrokenPipeError:
-        _end()
+        end()
 
 
-def _read(pipe: Pipe, inbox: queue.Queue[ToHost]) -> None:
-    decoder = msgspec.msgpack.Decoder(ToHost)
+def hear(pipe: Pipe, inbox: queue.Queue[Any], decoder: msgspec.msgpack.Decoder[Any]) -> None:
+    """Read the parent's messages into `inbox`; the process ends when the parent is gone."""
+    threading.Thread(target=_read, args=(pipe, inbox, decoder), daemon=True, name="reader").start()
+
+
+def _read(pipe: Pipe, inbox: queue.Queue[Any], decoder: msgspec.msgpack.Decoder[Any]) -> None:
     try:
         while (body := pipe.read()) is not None:
             inbox.put(decoder.decode(body))
     except (msgspec.MsgspecError, ValueError, OSError):
         # A host that no longer hears its parent is of no use, and must not look alive.
         traceback.print_exc()
-        _end(1)
-    _end()
+        end(1)
+    end()
 
 
-def _end(status: int = 0) -> None:
+def end(status: int = 0) -> None:
+    """End this process at once, also in the middle of a step."""
     # The loop may be inside a long decode: nothing of it is worth waiting for.
     sys.stderr.flush()
     os._exit(status)
+
+
+def load(path: Path, config: EngineConfig) -> llama.Model:
+    """The model, with what was found to work on this machine."""
+    llama.start_backend()
+    found = findings()
+    return llama.Model(
+        path,
+        gpu_layers=config.gpu_layers,
+        use_extra_bufts=found.use_extra_bufts if found is not None else True,
+    )
+
+
+def threads_of(config: EngineConfig) -> int:
+    """As set, or one core is left to everything else."""
+    return config.threads or max(1, (os.cpu_count() or 1) - 1)
 
 
 def _limits(model: llama.Model, digest: str, config: EngineConfig) -> Limits:
@@ -143,6 +159,11 @@ def _can_compact(context: llama.Context, batch: llama.Batch) -> bool:
     batch.clear()
     batch.add(0, 0, np.arange(1, 4, dtype=np.int32), 2)
     context.decode(batch)
+    return compacts(context)
+
+
+def compacts(context: llama.Context) -> bool:
+    """Whether the three ids in sequence 0, which are gone then, could be moved together."""
     try:
         context.retire(0, 2)
         context.compact()

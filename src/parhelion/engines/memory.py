@@ -8,13 +8,60 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Any, Protocol, Self
 
-from parhelion.engines.cells import Cells
+from numpy.typing import NDArray
+
+from parhelion.engines.cells import Cells, FreedAtOnce, KeptInOrder, Sequences
 from parhelion.engines.plan import SHORTEST_REUSE, Held, Reuse, reusable
-from parhelion.engines.work import Work
 
 CROWD_STREAMS = 4
 """Beside more streams than this, what kept prefixes cost every step outweighs what they save."""
+
+
+class Tenant(Protocol):
+    """Whom a sequence can be given (see work.Work); `ids` may be stand-ins that compare alike."""
+
+    scope: str
+    ids: NDArray[Any]
+    size: int
+    capacity: int
+    fed: int
+    cached: int
+    seq: int
+
+    def held(self) -> NDArray[Any]:
+        """The ids in the KV memory."""
+        ...
+
+
+class Bounds(Protocol):
+    """What a loop may use of its context's memory, and how that frees."""
+
+    @property
+    def kv_tokens(self) -> int:
+        """Ids over all sequences."""
+        ...
+
+    @property
+    def parked_tokens(self) -> int:
+        """Of them kept for reuse."""
+        ...
+
+    @property
+    def crowded_tokens(self) -> int:
+        """The same while many streams run."""
+        ...
+
+    @property
+    def sequences(self) -> int:
+        """Of the context."""
+        ...
+
+    @property
+    def keeps_order(self) -> bool:
+        """Cells are used in order, and freed at the end only."""
+        ...
 
 
 class KvMemory:
@@ -40,10 +87,23 @@ class KvMemory:
         self._kv_tokens = kv_tokens
         self._can_rewind = can_rewind
         self._free = list(range(sequences - 1, -1, -1))
-        self._running: dict[int, Work] = {}
+        self._running: dict[int, Tenant] = {}
         self._parked: OrderedDict[int, Held] = OrderedDict()
 
-    def seat(self, work: Work) -> bool:
+    @classmethod
+    def within(cls, bounds: Bounds, decoder: Sequences, *, can_rewind: bool) -> Self:
+        """The memory of `decoder`'s context."""
+        in_order = bounds.keeps_order
+        return cls(
+            KeptInOrder(decoder, bounds.kv_tokens) if in_order else FreedAtOnce(decoder),
+            kv_tokens=bounds.kv_tokens,
+            parked_tokens=bounds.parked_tokens,
+            crowded_tokens=bounds.crowded_tokens,
+            sequences=bounds.sequences,
+            can_rewind=can_rewind,
+        )
+
+    def seat(self, work: Tenant) -> bool:
         """Give `work` a sequence, with what of its ids is there already; False: not now."""
         reserved = sum(one.capacity for one in self._running.values())
         if reserved + work.capacity > self._kv_tokens:
@@ -64,7 +124,16 @@ class KvMemory:
         self._trim()
         return True
 
-    def release(self, work: Work) -> None:
+    def cut(self, work: Tenant, length: int) -> bool:
+        """Keep only the first `length` ids of running work; False where the memory cannot."""
+        if work.fed == length:
+            return True
+        if work.fed < length or not self._cells.cut(work.seq, length):
+            return False
+        work.fed = length
+        return True
+
+    def release(self, work: Tenant) -> None:
         """The work has ended: park its ids for reuse, or forget them."""
         del self._running[work.seq]
         if work.scope and self._can_rewind and work.fed >= SHORTEST_REUSE:
@@ -96,7 +165,7 @@ class KvMemory:
         while len(self._parked) > 1 and self.parked_tokens() > limit:
             self._forget(self._parked.popitem(last=False)[0])
 
-    def _find(self, work: Work) -> Reuse | None:
+    def _find(self, work: Tenant) -> Reuse | None:
         if not work.scope or not self._can_rewind:
             return None
         return reusable(work.ids[: work.size], work.scope, tuple(self._all_held()))
@@ -106,18 +175,18 @@ class KvMemory:
         for seq, one in self._running.items():
             yield Held(seq, one.scope, one.held(), parked=False)
 
-    def _fits(self, work: Work, reserved: int, source: int) -> bool:
+    def _fits(self, work: Tenant, reserved: int, source: int) -> bool:
         kept = self._parked.get(source)
         return reserved + work.capacity + (len(kept.ids) if kept else 0) <= self._kv_tokens
 
-    def _take_over(self, work: Work, reuse: Reuse) -> None:
+    def _take_over(self, work: Tenant, reuse: Reuse) -> None:
         del self._parked[reuse.seq]
         if self._cells.cut(reuse.seq, reuse.length):
             work.seq, work.fed, work.cached = reuse.seq, reuse.length, reuse.length
         else:
             self._forget(reuse.seq)
 
-    def _copy(self, work: Work, reuse: Reuse) -> None:
+    def _copy(self, work: Tenant, reuse: Reuse) -> None:
         if self._cells.copy_prefix(reuse.seq, work.seq, reuse.length):
             work.fed = work.cached = reuse.length
             if reuse.seq in self._parked:

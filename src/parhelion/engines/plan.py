@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 SMOOTH_RATIO = 2.6
@@ -115,7 +115,7 @@ class Held:
 
     seq: int
     scope: str
-    ids: NDArray[np.int32]
+    ids: NDArray[Any]
     parked: bool
 
 
@@ -128,7 +128,7 @@ class Reuse:
     take_over: bool
 
 
-def reusable(wanted: NDArray[np.int32], scope: str, held: Sequence[Held]) -> Reuse | None:
+def reusable(wanted: NDArray[Any], scope: str, held: Sequence[Held]) -> Reuse | None:
     """The longest common prefix among sequences of the same scope.
 
     The last wanted id is never reused: its logits are what the first choice needs.
@@ -144,7 +144,7 @@ def reusable(wanted: NDArray[np.int32], scope: str, held: Sequence[Held]) -> Reu
     return best
 
 
-def common_prefix(a: NDArray[np.int32], b: NDArray[np.int32]) -> int:
+def common_prefix(a: NDArray[Any], b: NDArray[Any]) -> int:
     """How many leading ids two sequences share."""
     shortest = min(len(a), len(b))
     differs = a[:shortest] != b[:shortest]

@@ -49,12 +49,12 @@ def share(
             config,
             threads=max(1, each + (place < rest)),
             kv_tokens=config.kv_tokens
-            or kv_tokens(card.context, config.slots, left_bytes, _token_bytes(card)),
+            or kv_tokens(card.context, config.slots, left_bytes, token_bytes(card)),
         )
         for place, card in enumerate(cards)
     )
 
 
-def _token_bytes(card: ModelCard) -> float:
+def token_bytes(card: ModelCard) -> float:
     """What one token takes in the KV cache: the catalogue's memory is the file and a full one."""
     return (card.memory_bytes - card.size_bytes) / card.context

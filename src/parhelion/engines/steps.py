@@ -1,11 +1,11 @@
-"""What stands between the host's frames and one job's reader; and how long silence may last."""
+"""What stands between a process's frames and a job's reader; and how long silence may last."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
 
-from parhelion.words import Problem, Step
+from parhelion.words import Problem, ProblemCode, Step
 
 SHORTEST_SILENCE_S = 6.0
 """Under this a busy machine is only slow (DESIGN 3)."""
@@ -30,10 +30,14 @@ class Inbox:
         return self._problem is not None
 
     def put(self, step: Step) -> None:
-        """Add a step; a newer progress report replaces an unread one."""
+        """Add a step; a newer progress report replaces an unread one.
+
+        Problem where more was made than the job asks for.
+        """
         if self._steps and _is_report(self._steps[-1]):
             self._steps.pop()
-        assert len(self._steps) < self._limit, "the host made more ids than the job allows"
+        if len(self._steps) >= self._limit:
+            raise Problem(ProblemCode.ENGINE_FAILED, "more was made than the job asks for")
         self._steps.append(step)
         self._changed.set()
 

@@ -61,8 +61,12 @@ class Generation(Work):
 
     def take(self, row: NDArray[np.float32]) -> Step:
         """Choose the id that follows, and say so; NoChoice for a row without any."""
-        job, position = self.job, self.made
-        id = choose(row, self._history, job.params, job.seed, position)
+        job = self.job
+        return self.append(choose(row, self._history, job.params, job.seed, self.made))
+
+    def append(self, id: int) -> Step:
+        """Go on with an id that was chosen, here or by a pipeline's last stage."""
+        position = self.made
         self._history.add(id)
         self.made += 1
         finish = self._end(id)

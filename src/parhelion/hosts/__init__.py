@@ -3,6 +3,7 @@
 from parhelion.hosts.child import Child, ChildGone
 from parhelion.hosts.inside import Pipe, claim_pipe
 from parhelion.hosts.pulse import PING_EVERY_S, SILENCE_LIMIT_S, Pulse
+from parhelion.hosts.resident import resident_bytes
 from parhelion.hosts.retry import backoff_s
 
 __all__ = [
@@ -14,4 +15,5 @@ __all__ = [
     "Pulse",
     "backoff_s",
     "claim_pipe",
+    "resident_bytes",
 ]

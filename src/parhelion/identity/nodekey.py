@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 from pathlib import Path
 
@@ -52,6 +53,10 @@ class NodeKey:
     def sign(self, message: bytes) -> bytes:
         """The 64 bytes of the Ed25519 signature of `message`."""
         return crypto_sign(message, self._secret)[:SIGNATURE_BYTES]
+
+    def derived(self, purpose: bytes) -> bytes:
+        """32 secret bytes for one purpose, the same at each start; they do not tell the key."""
+        return hmac.digest(self._secret[:SEED_BYTES], b"parhelion.derived.1:" + purpose, "sha256")
 
     def __repr__(self) -> str:
         return f"NodeKey({self.peer})"

@@ -25,6 +25,13 @@ _FIND = "SELECT account FROM wallets WHERE wallet = ?"
 _OF_ACCOUNT = "SELECT wallet FROM wallets WHERE account = ? ORDER BY linked_at_ms, wallet"
 _OWN = "INSERT INTO owners(account, kind, created_at_ms) VALUES (?, ?, ?)"
 _LINK = "INSERT INTO wallets(wallet, account, linked_at_ms) VALUES (?, ?, ?)"
+_LINK_MORE = """
+INSERT INTO wallets(wallet, account, linked_at_ms)
+SELECT ?1, ?2, ?3 WHERE (SELECT count(*) FROM wallets WHERE account = ?2) < ?4
+"""
+
+WALLETS_PER_ACCOUNT_LIMIT = 64
+"""Nobody has more by hand; who proves two sides over and over cannot fill the file."""
 
 
 class Wallets:
@@ -69,6 +76,28 @@ class Wallets:
                 raise
             return found
         return account
+
+    async def link(self, wallet: str, account: str) -> None:
+        """Make a wallet answer for this account too; both have proven themselves to the caller.
+
+        Idempotent. Problem CONFLICT when it answers for another account: its money would be lost
+        to it, and an account's past cannot be joined to another's.
+        """
+        named = caip10(wallet)
+        row = (named, account, self._clock.now_ms(), WALLETS_PER_ACCOUNT_LIMIT)
+        try:
+            await self._store.commit([Statement("wallet.link", _LINK_MORE, row, rows=1)])
+        except Refused as refused:
+            found = await self.find(named)
+            if found == account:
+                return
+            if refused.kind == "rows":
+                message = f"an account has at most {WALLETS_PER_ACCOUNT_LIMIT} wallets"
+                hint = "use one of those that it has"
+            else:
+                message = "this wallet has an account of its own already"
+                hint = "use it as it is, or link a wallet that never paid or signed in here"
+            raise Problem(ProblemCode.CONFLICT, message, hint=hint) from refused
 
 
 def caip10(wallet: str) -> str:

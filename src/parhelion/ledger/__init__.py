@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from parhelion.ledger.ledger import Ledger
-from parhelion.ledger.records import Balance, Entry, Explained, Mark, OpenHold, Transfer
+from parhelion.ledger.records import (
+    AssetTotals,
+    Balance,
+    Entry,
+    Explained,
+    Mark,
+    OpenHold,
+    Transfer,
+)
 from parhelion.ledger.rules import (
     GUEST,
     INFRASTRUCTURE,
     ISSUANCE,
     LARGEST_AMOUNT_MICRO,
     MIRROR,
+    NEVER_MS,
+    REQUEST,
     TREASURY,
+    WITHDRAWAL,
     Bill,
     HoldEvent,
     HoldState,
@@ -19,12 +30,15 @@ from parhelion.ledger.rules import (
     Worked,
     amount_text,
     class_of,
+    crew,
+    crew_of,
     most_tokens,
     next_state,
     price,
     split,
 )
 from parhelion.ledger.sql import MIGRATIONS
+from parhelion.ledger.tiers import tier_cost, tier_max_tokens, tier_rate
 
 __all__ = [
     "GUEST",
@@ -33,7 +47,11 @@ __all__ = [
     "LARGEST_AMOUNT_MICRO",
     "MIGRATIONS",
     "MIRROR",
+    "NEVER_MS",
+    "REQUEST",
     "TREASURY",
+    "WITHDRAWAL",
+    "AssetTotals",
     "Balance",
     "Bill",
     "Entry",
@@ -49,8 +67,13 @@ __all__ = [
     "Worked",
     "amount_text",
     "class_of",
+    "crew",
+    "crew_of",
     "most_tokens",
     "next_state",
     "price",
     "split",
+    "tier_cost",
+    "tier_max_tokens",
+    "tier_rate",
 ]

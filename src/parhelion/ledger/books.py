@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from parhelion.ledger.records import Balance, Entry, Explained, OpenHold, Transfer
-from parhelion.ledger.rules import HoldState, Worked
+from parhelion.ledger.records import AssetTotals, Balance, Entry, Explained, OpenHold, Transfer
+from parhelion.ledger.rules import MIRROR, HoldState, Worked
 from parhelion.store import Row
 from parhelion.words import Hold, Problem, ProblemCode, Rate
 
@@ -107,7 +107,8 @@ def transfer(rows: Sequence[Row]) -> Transfer:
 def entry(row: Row) -> Entry:
     """A line of a history; its id says where it stands: time, place in that moment, row."""
     values: Any = row
-    id, at_ms, kind, place, asset, amount_micro, available_micro, held_micro, request, memo = values
+    id, at_ms, kind, place, asset, amount_micro, available_micro, held_micro, *rest = values
+    request, memo, outside = rest
     return Entry(
         id=f"{at_ms}-{place}-{id}",
         at_ms=at_ms,
@@ -118,6 +119,7 @@ def entry(row: Row) -> Entry:
         held_micro=held_micro,
         request=request,
         memo=memo,
+        outside=None if outside is None else str(outside).removeprefix(MIRROR),
     )
 
 
@@ -152,3 +154,8 @@ def _worked(row: HoldRow) -> tuple[Worked, ...]:
         for (_, start), (operator, end) in pairwise(ends)
         if end > start
     )
+
+
+def asset_totals(row: Row) -> AssetTotals:
+    """A row of `sql.TOTALS`."""
+    return msgspec.convert(dict(zip(AssetTotals.__struct_fields__, row, strict=True)), AssetTotals)

@@ -7,11 +7,20 @@ from collections.abc import Sequence
 import msgspec
 
 from parhelion.ledger import books, sql
-from parhelion.ledger.records import Balance, Entry, Explained, Mark, OpenHold, Transfer
+from parhelion.ledger.records import (
+    AssetTotals,
+    Balance,
+    Entry,
+    Explained,
+    Mark,
+    OpenHold,
+    Transfer,
+)
 from parhelion.ledger.rules import (
     ISSUANCE,
     LARGEST_AMOUNT_MICRO,
     MIRROR,
+    REQUEST,
     Bill,
     HoldEvent,
     HoldState,
@@ -25,6 +34,9 @@ from parhelion.words import Clock, Grant, Hold, Problem, ProblemCode, kin
 
 HISTORY_LIMIT = 1000
 """Entries on one page; more is asked for with `before`."""
+
+RUN_OUT_ROWS = 256
+"""Holds that are found run out at one look; the rest at the next."""
 
 _encode_rate = msgspec.json.Encoder().encode
 
@@ -94,6 +106,11 @@ class Ledger:
             Statement("mirror.open", sql.OPEN_MIRROR, (source, at_ms)),
             Statement("deposit", sql.TRANSFER, row, rows=1),
         )
+
+    @staticmethod
+    def deposited_for(key: str, deposit: str) -> Statement:
+        """That a deposit was made for this key, in the unit that books it."""
+        return Statement("deposit.key", sql.KEY_DEPOSIT, (key, deposit))
 
     async def hold(
         self,
@@ -167,15 +184,44 @@ class Ledger:
                 ) from refused
         return hold.amount_micro - cost_micro
 
+    async def withdraw(
+        self, hold: Hold, *, mirror: str, memo: str, also: Sequence[Statement] = ()
+    ) -> None:
+        """Post the whole hold to the account that mirrors a place outside: `deposit`'s opposite.
+
+        For what has left for there, named by `memo`. The same again changes nothing.
+        """
+        _check_amount(hold.amount_micro, least_micro=1)
+        at_ms = self._clock.now_ms()
+        place = f"{MIRROR}{mirror}"
+        unit = (
+            Statement("mirror.open", sql.OPEN_MIRROR, (place, at_ms)),
+            Statement("post", sql.POST, (hold.id, hold.amount_micro, 0, memo, at_ms), rows=1),
+            Statement("withdrawal", sql.WITHDRAW, (f"{hold.id}.0", place, memo, hold.id), rows=1),
+        )
+        try:
+            await self._store.commit([*unit, *also])
+        except Refused as refused:
+            if refused.name != "post" or refused.kind != "rows":
+                raise
+            closed = await self._closed(hold.id, HoldEvent.POST)
+            if closed.reason != memo:
+                raise Problem(
+                    ProblemCode.CONFLICT, f"{hold.id} was posted for {closed.reason}, not {memo}"
+                ) from refused
+
     async def void(self, hold: Hold, reason: str, also: Sequence[Statement] = ()) -> None:
         """Give the whole hold back; nothing is charged. Again changes nothing."""
-        closing = (hold.id, reason, self._clock.now_ms())
         try:
-            await self._store.commit([Statement("void", sql.VOID, closing, rows=1), *also])
+            await self._store.commit([self.voiding(hold.id, reason), *also])
         except Refused as refused:
             if refused.name != "void" or refused.kind != "rows":
                 raise
             await self._closed(hold.id, HoldEvent.VOID)
+
+    def voiding(self, hold_id: str, reason: str) -> Statement:
+        """`void` as a statement of the caller's unit; Refused "void" where it was closed before."""
+        return Statement("void", sql.VOID, (hold_id, reason, self._clock.now_ms()), rows=1)
 
     async def expire(self, hold_id: str) -> None:
         """Give back a hold whose time has passed; Problem CONFLICT while it has not."""
@@ -198,29 +244,37 @@ class Ledger:
         """What the account has, one balance an asset it ever had."""
         return tuple(map(books.balance, await self._store.read(sql.BALANCES, (account,))))
 
+    async def totals(self) -> tuple[AssetTotals, ...]:
+        """What all users and all operators have, by asset; one look at every balance."""
+        return tuple(map(books.asset_totals, await self._store.read(sql.TOTALS)))
+
     async def history(
-        self, account: str, *, limit: int, before: str | None = None
+        self, account: str, *, limit: int, before: str | None = None, key: str | None = None
     ) -> tuple[Entry, ...]:
-        """The account's entries, newest first, at most `limit`, older than entry `before`."""
+        """The account's entries, newest first, at most `limit`, older than entry `before`.
+
+        With a `key` only what was spent with it and deposited for it.
+        """
         at_ms, place, id = books.cursor(before)
         page = max(1, min(limit, HISTORY_LIMIT))
-        rows = await self._store.read(sql.HISTORY, (account, at_ms, place, id, page))
+        asked, whose = (sql.HISTORY, account) if key is None else (sql.KEY_HISTORY, key)
+        rows = await self._store.read(asked, (whose, at_ms, place, id, page))
         return tuple(map(books.entry, rows))
 
-    async def explain(self, request: str, account: str | None = None) -> Explained:
+    async def explain(
+        self, request: str, account: str | None = None, *, key: str | None = None
+    ) -> Explained:
         """The hold of one request, what became of it, and who got what.
 
-        Problem NOT_FOUND, also where it is another account's than the one that is named.
+        Problem NOT_FOUND, also where it is another account's or key's than the one that is named.
         """
         rows = await self._store.read(sql.GET_HOLD, (kin("hold", request),))
         row = books.hold_row(rows[0]) if rows else None
         ours = row is not None and row.request == request
         if row is None or not ours or account not in (None, row.hold.account):
-            raise Problem(
-                ProblemCode.NOT_FOUND,
-                f"no hold of {request[:64]}",
-                hint="a request that failed before its first byte may have left none",
-            )
+            raise _no_hold(request)
+        if key is not None and key != row.hold.key:
+            raise _no_hold(request)
         legs = await self._store.read(sql.TRANSFERS_OF_HOLD, (kin("hold", request),))
         return books.explained(row, legs)
 
@@ -232,9 +286,17 @@ class Ledger:
         return tuple(books.transfer([row]) for row in rows)
 
     async def open_holds(self) -> tuple[OpenHold, ...]:
-        """Every hold that nothing has closed, oldest first, with what recovery needs."""
-        rows = await self._store.read(sql.OPEN_HOLDS)
+        """Every hold of a request that nothing has closed, oldest first: all recovery needs.
+
+        Those of withdrawals and sessions are not among them: they outlive a process.
+        """
+        rows = await self._store.read(sql.OPEN_HOLDS, (REQUEST,))
         return tuple(books.open_hold(books.hold_row(row)) for row in rows)
+
+    async def run_out(self) -> tuple[str, ...]:
+        """Open holds of other kinds than requests' whose time has passed, for `expire`."""
+        row = (REQUEST, self._clock.now_ms(), RUN_OUT_ROWS)
+        return tuple(str(row[0]) for row in await self._store.read(sql.RUN_OUT, row))
 
     async def audit(self) -> tuple[str, ...]:
         """Every imbalance between balances, transfers and holds; empty: the books are exact."""
@@ -313,6 +375,14 @@ def _why_not_held(refused: Refused, hold: Hold) -> Problem:
         ProblemCode.INSUFFICIENT_CREDIT,
         f"this can cost {amount_text(hold.amount_micro, hold.asset)}: more than is available",
         hint="ask for fewer tokens with max_tokens, or add credits",
+    )
+
+
+def _no_hold(request: str) -> Problem:
+    return Problem(
+        ProblemCode.NOT_FOUND,
+        f"no hold of {request[:64]}",
+        hint="a request that failed before its first byte may have left none",
     )
 
 

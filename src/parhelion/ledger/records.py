@@ -22,6 +22,7 @@ class Entry(Record, frozen=True, kw_only=True):
     that over a whole history each adds up to its column. A posted hold of H with cost C reads
     (available/held): hold -H/+H, charge 0/-C, return +(H - C)/-(H - C). `amount_micro` is what
     the entry is about: -H, -C, +(H - C). `id` orders entries by time and is what `before` takes.
+    `outside` is the place that a deposit came from or a withdrawal went to, as it was named then.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Entry(Record, frozen=True, kw_only=True):
     held_micro: int
     request: str | None
     memo: str
+    outside: str | None = None
 
 
 class Mark(Record, frozen=True, kw_only=True):
@@ -97,3 +99,12 @@ class Explained(Record, frozen=True, kw_only=True):
     operator: str | None
     worked: tuple[Worked, ...]
     transfers: tuple[Transfer, ...]
+
+
+class AssetTotals(Record, frozen=True, kw_only=True):
+    """All balances of one asset, added up; `held_micro` is a part of `users_micro`."""
+
+    asset: str
+    users_micro: int
+    held_micro: int
+    operators_micro: int

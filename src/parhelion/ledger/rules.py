@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 from enum import StrEnum
+from fractions import Fraction
 from typing import Literal
 
 from parhelion.words import (
@@ -23,6 +24,16 @@ ISSUANCE = "issuance"
 GUEST = "guest"
 MIRROR = "chain:"
 """Before the name of a place outside: accounts that mirror what lies there."""
+
+REQUEST = "req_"
+"""Holds of requests: their coordinator closes them, and recovery what a crash left of them. Holds
+with other prefixes are closed by whoever took them, or run out."""
+
+WITHDRAWAL = "wd_"
+"""Holds of withdrawals: they never run out, for a transaction that was sent may still land."""
+
+NEVER_MS = 2**53
+"""When a hold runs out that does not."""
 
 LARGEST_AMOUNT_MICRO = 2**53
 """Nine billion whole tokens in one move: exact in every JSON reader; 64 bits hold 1,023 of it."""
@@ -76,7 +87,7 @@ class Shares(Record, frozen=True, kw_only=True):
 
 
 class Worked(Record, frozen=True, kw_only=True):
-    """Who delivered how many of the accepted output ids."""
+    """Who delivered how many of the accepted output ids; `operator` may be a `crew`."""
 
     operator: str
     output_ids: int
@@ -119,20 +130,44 @@ def most_tokens(rate: Rate, prompt_tokens: int, amount_micro: int) -> int | None
     return left // rate.completion_micro
 
 
+def crew(weights: Sequence[tuple[str, int]]) -> str:
+    """The operators of a pipeline in one text, each with the weight of its part: `a*120+b*80`."""
+    if not weights or any(weight < 0 for _, weight in weights):
+        raise ValueError("a crew has members, and no weight is negative")
+    if not any(weight for _, weight in weights):
+        weights = [(operator, 1) for operator, _ in weights]
+    return "+".join(f"{operator}*{weight}" for operator, weight in weights)
+
+
+def crew_of(operator: str) -> tuple[tuple[str, int], ...]:
+    """Who is behind the operator of a Worked, each with a weight; ValueError for no such text."""
+    if "*" not in operator:
+        return ((operator, 1),)
+    members: list[tuple[str, int]] = []
+    for part in operator.split("+"):
+        account, star, weight = part.rpartition("*")
+        if not (account and star and weight.isascii() and weight.isdigit()):
+            raise ValueError(f"{operator!r} names no crew")
+        members.append((account, int(weight)))
+    return tuple(members)
+
+
 def split(cost_micro: int, shares: Shares, worked: Sequence[Worked]) -> tuple[Leg, ...]:
     """Who gets how much of a cost: every share is rounded down, the treasury takes the rest.
 
-    The operators' share goes by output ids delivered; where none were (a prompt that made no
-    output, our own fallback engine) it stays in the treasury. Legs of nothing are left out.
+    The operators' share goes by output ids delivered, those of a crew by its weights; where none
+    were (a prompt that made no output, our own fallback engine) it stays in the treasury. Legs of
+    nothing are left out.
     """
     if cost_micro < 0 or any(part.output_ids < 0 for part in worked):
         raise ValueError("neither a cost nor a count of ids is negative")
     for_operators = cost_micro * shares.operators_percent // PERCENT
     infrastructure = cost_micro * shares.infrastructure_percent // PERCENT
-    ids_by_operator: dict[str, int] = {}
+    ids_by_operator: dict[str, int | Fraction] = {}
     for part in worked:
-        ids_by_operator[part.operator] = ids_by_operator.get(part.operator, 0) + part.output_ids
-    delivered = sum(ids_by_operator.values())
+        for operator, ids in _dealt(part):
+            ids_by_operator[operator] = ids_by_operator.get(operator, 0) + ids
+    delivered = sum(part.output_ids for part in worked)
     legs = [
         Leg(account=operator, amount_micro=for_operators * ids // delivered, role="operator")
         for operator, ids in ids_by_operator.items()
@@ -142,6 +177,15 @@ def split(cost_micro: int, shares: Shares, worked: Sequence[Worked]) -> tuple[Le
     rest = cost_micro - sum(leg.amount_micro for leg in legs)
     legs.append(Leg(account=TREASURY, amount_micro=rest, role="treasury"))
     return tuple(leg for leg in legs if leg.amount_micro)
+
+
+def _dealt(part: Worked) -> Sequence[tuple[str, int | Fraction]]:
+    """The ids of one part, each operator's own."""
+    members = crew_of(part.operator)
+    if len(members) == 1:
+        return ((members[0][0], part.output_ids),)
+    whole = sum(weight for _, weight in members)
+    return [(operator, Fraction(part.output_ids * weight, whole)) for operator, weight in members]
 
 
 def amount_text(amount_micro: int, asset: str) -> str:

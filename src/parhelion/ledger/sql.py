@@ -151,6 +151,23 @@ BEGIN SELECT RAISE(ABORT, 'a transfer is never removed'); END;
 CREATE INDEX transfers_received ON transfers(credit, asset, at_ms) WHERE hold IS NULL;
 """,
     ),
+    Migration(
+        12,
+        "ledger",
+        """
+-- The deposits that were made for a key: a key with a limit sees these of its account's, no more.
+CREATE TABLE key_deposits(
+    key TEXT NOT NULL,
+    transfer TEXT NOT NULL REFERENCES transfers(id),
+    PRIMARY KEY (key, transfer)
+) STRICT, WITHOUT ROWID;
+
+-- A key's own history is found without a walk over its whole account's.
+CREATE INDEX holds_of_key ON holds(key, opened_at_ms) WHERE key IS NOT NULL;
+CREATE INDEX holds_of_key_closed ON holds(key, closed_at_ms)
+    WHERE key IS NOT NULL AND closed_at_ms IS NOT NULL;
+""",
+    ),
 )
 
 # --- changes ----------------------------------------------------------------------------------
@@ -223,6 +240,21 @@ FROM (VALUES {rows}) AS leg, holds WHERE holds.id = ?
 """
 
 
+# A deposit was made for this key; again changes nothing.
+KEY_DEPOSIT = """
+INSERT INTO key_deposits(key, transfer) VALUES (?, ?) ON CONFLICT (key, transfer) DO NOTHING
+"""
+
+# A whole hold leaves the books for a place outside; as in `shares_of`, payer, asset and amount are
+# the hold's own.
+WITHDRAW = """
+INSERT INTO transfers(id, debit, credit, asset, amount_micro, kind, hold, at_ms, memo)
+SELECT ?1, holds.account, ?2, holds.asset, holds.cost_micro, 'withdrawal', holds.id,
+       holds.closed_at_ms, ?3
+FROM holds WHERE holds.id = ?4
+"""
+
+
 # --- questions --------------------------------------------------------------------------------
 
 _HOLD_COLUMNS = """
@@ -233,8 +265,19 @@ prompt_tokens, completion_tokens, operator, earlier, cost_micro, reason, opened_
 # One hold by its id.
 GET_HOLD = f"SELECT {_HOLD_COLUMNS} FROM holds WHERE id = ?"
 
-# Holds that nothing has closed, oldest first: what a crash may have left.
-OPEN_HOLDS = f"SELECT {_HOLD_COLUMNS} FROM holds WHERE state = 'held' ORDER BY opened_at_ms, id"
+# Holds of requests that nothing has closed, oldest first: what a crash may have left. Other kinds
+# of holds (`rules.REQUEST`) live longer than a process, and belong to whoever took them.
+OPEN_HOLDS = f"""
+SELECT {_HOLD_COLUMNS} FROM holds
+WHERE state = 'held' AND substr(request, 1, length(?1)) = ?1 ORDER BY opened_at_ms, id
+"""
+
+# Holds of other kinds whose time has passed: they are given back.
+RUN_OUT = """
+SELECT id FROM holds
+WHERE state = 'held' AND expires_at_ms <= ?2 AND substr(request, 1, length(?1)) <> ?1
+ORDER BY expires_at_ms LIMIT ?3
+"""
 
 # One transfer by its id.
 GET_TRANSFER = """
@@ -265,24 +308,43 @@ SELECT account, asset, credits_posted - debits_posted - debits_pending, debits_p
 FROM balances WHERE account = ?1 AND asset = ?2
 """
 
+# What everybody has, by asset. Whoever is neither the pool itself, a place outside nor a node is a
+# user, whatever kind of account identity opens next.
+TOTALS = """
+SELECT b.asset,
+       sum(CASE WHEN a.kind NOT IN ('system', 'chain', 'node')
+           THEN b.credits_posted - b.debits_posted ELSE 0 END),
+       sum(CASE WHEN a.kind NOT IN ('system', 'chain', 'node') THEN b.debits_pending ELSE 0 END),
+       sum(CASE WHEN a.kind = 'node' THEN b.credits_posted - b.debits_posted ELSE 0 END)
+FROM balances AS b JOIN accounts AS a ON a.id = b.account GROUP BY b.asset ORDER BY b.asset
+"""
+
+
 # An account's history, newest first. `place` orders the entries of one moment: a hold before its
 # charge, the charge before the return. Each branch is cut to the page before they are merged, and
-# says what its entries did to what is available and to what is held.
-HISTORY = """
+# says what its entries did to what is available and to what is held. `outside` is the account that
+# mirrors where a deposit came from, or where a withdrawal went.
+def _history(owner: str, received: str) -> str:
+    return f"""
 WITH
 opened AS (
     SELECT id, opened_at_ms AS at_ms, 'hold' AS kind, 2 AS place, asset,
            -amount_micro AS amount_micro, -amount_micro AS available, amount_micro AS held,
-           request, '' AS memo
-    FROM holds WHERE account = ?1 AND opened_at_ms <= ?2
+           request, '' AS memo, NULL AS outside
+    FROM holds WHERE {owner} = ?1 AND opened_at_ms <= ?2
       AND (opened_at_ms, 2, id) < (?2, ?3, ?4)
     ORDER BY opened_at_ms DESC, id DESC LIMIT ?5
 ),
 charged AS (
-    SELECT id, closed_at_ms AS at_ms, 'charge' AS kind, 3 AS place, asset,
+    SELECT id, closed_at_ms AS at_ms,
+           CASE WHEN request LIKE 'wd!_%' ESCAPE '!' THEN 'withdrawal' ELSE 'charge' END AS kind,
+           3 AS place, asset,
            -cost_micro AS amount_micro, 0 AS available, -cost_micro AS held,
-           request, reason AS memo
-    FROM holds WHERE account = ?1 AND state = 'posted' AND closed_at_ms <= ?2
+           request, reason AS memo,
+           CASE WHEN request LIKE 'wd!_%' ESCAPE '!'
+                THEN (SELECT credit FROM transfers AS w WHERE w.id = holds.id || '.0') END
+               AS outside
+    FROM holds WHERE {owner} = ?1 AND state = 'posted' AND closed_at_ms <= ?2
       AND (closed_at_ms, 3, id) < (?2, ?3, ?4)
     ORDER BY closed_at_ms DESC, id DESC LIMIT ?5
 ),
@@ -292,33 +354,41 @@ returned AS (
                AS kind,
            4 AS place, asset, amount_micro - cost_micro AS amount_micro,
            amount_micro - cost_micro AS available, cost_micro - amount_micro AS held,
-           request, reason AS memo
-    FROM holds WHERE account = ?1 AND closed_at_ms <= ?2
+           request, reason AS memo, NULL AS outside
+    FROM holds WHERE {owner} = ?1 AND closed_at_ms <= ?2
       AND (state <> 'posted' OR amount_micro > cost_micro)
       AND (closed_at_ms, 4, id) < (?2, ?3, ?4)
     ORDER BY closed_at_ms DESC, id DESC LIMIT ?5
 ),
 received AS (
     SELECT t.id, t.at_ms, t.kind, 1 AS place, t.asset, t.amount_micro,
-           t.amount_micro AS available, 0 AS held, h.request, t.memo
+           t.amount_micro AS available, 0 AS held, h.request, t.memo,
+           CASE t.kind WHEN 'deposit' THEN t.debit END AS outside
     FROM transfers AS t LEFT JOIN holds AS h ON h.id = t.hold
-    WHERE t.credit = ?1 AND t.at_ms <= ?2 AND (t.at_ms, 1, t.id) < (?2, ?3, ?4)
+    WHERE {received} AND t.at_ms <= ?2 AND (t.at_ms, 1, t.id) < (?2, ?3, ?4)
     ORDER BY t.at_ms DESC, t.id DESC LIMIT ?5
 ),
 sent AS (
     SELECT id, at_ms, kind, 1 AS place, asset, -amount_micro AS amount_micro,
-           -amount_micro AS available, 0 AS held, NULL AS request, memo
+           -amount_micro AS available, 0 AS held, NULL AS request, memo, NULL AS outside
     FROM transfers WHERE debit = ?1 AND hold IS NULL AND at_ms <= ?2
       AND (at_ms, 1, id) < (?2, ?3, ?4)
     ORDER BY at_ms DESC, id DESC LIMIT ?5
 )
-SELECT id, at_ms, kind, place, asset, amount_micro, available, held, request, memo FROM opened
+SELECT id, at_ms, kind, place, asset, amount_micro, available, held, request, memo, outside
+FROM opened
 UNION ALL SELECT * FROM charged
 UNION ALL SELECT * FROM returned
 UNION ALL SELECT * FROM received
 UNION ALL SELECT * FROM sent
 ORDER BY at_ms DESC, place DESC, id DESC LIMIT ?5
 """
+
+
+HISTORY = _history("account", "t.credit = ?1")
+
+# The same of one key: its holds and its own deposits. No transfer is sent by a key.
+KEY_HISTORY = _history("key", "t.id IN (SELECT transfer FROM key_deposits WHERE key = ?1)")
 
 # Every way the books can be wrong, in one statement, so that it sees one moment.
 AUDIT = """

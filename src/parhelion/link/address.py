@@ -46,12 +46,16 @@ class Address(Record, frozen=True, kw_only=True):
 
     @property
     def dial_url(self) -> str:
-        """The URL of the node session.
+        """The URL of the node session."""
+        return self.url_of(NODE_PATH)
+
+    def url_of(self, path: str) -> str:
+        """The URL of a WebSocket of the coordinator.
 
         `ws` for plain addresses and `https` for sealed ones: aiohttp speaks WebSocket to both, and
         takes HTTPS_PROXY only for the latter (a plain WebSocket passes few proxies).
         """
-        return self.url.replace("http://", "ws://", 1) + NODE_PATH
+        return self.url.replace("http://", "ws://", 1) + path
 
 
 class Sought(Record, frozen=True, kw_only=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Protocol
 
 from parhelion.words import Problem, ProblemCode
@@ -13,6 +15,9 @@ CLOSE_REFUSED = 4400
 
 CLOSE_REASON_LIMIT_BYTES = 120
 """A WebSocket close frame holds 123 bytes of reason."""
+
+GOODBYE_DEADLINE_S = 2.0
+"""What a last frame, or a close, may take to leave."""
 
 CAUSE_LIMIT_CHARS = 200
 """What a stranger says of itself is logged, but not at any length."""
@@ -80,6 +85,13 @@ def closing_cause(closed: ConnectionClosed) -> LinkBroken:
 def close_reason(message: str) -> str:
     """`message` cut to what a close frame can hold, at a whole character."""
     return message.encode()[:CLOSE_REASON_LIMIT_BYTES].decode("utf-8", "ignore")
+
+
+async def shut(socket: ByteSocket, code: int, message: str) -> None:
+    """Close, however little the other side helps with it."""
+    with contextlib.suppress(TimeoutError, ConnectionClosed):
+        async with asyncio.timeout(GOODBYE_DEADLINE_S):
+            await socket.close(code, close_reason(message))
 
 
 def clipped(text: str) -> str:

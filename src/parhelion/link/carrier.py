@@ -19,13 +19,14 @@ from parhelion.identity import NodeKey
 from parhelion.link.broken import (
     CLOSE_NORMAL,
     CLOSE_REFUSED,
+    GOODBYE_DEADLINE_S,
     ByteSocket,
     ConnectionClosed,
     LinkBroken,
     broken,
     clipped,
-    close_reason,
     closing_cause,
+    shut,
 )
 from parhelion.link.handshake import CoordinatorHandshake
 from parhelion.link.messages import (
@@ -58,9 +59,6 @@ once. A side that reads nothing is found long before, by the time that a frame t
 SEND_DEADLINE_S = 10.0
 """A socket that takes nothing for so long is dead, whatever TCP thinks."""
 
-GOODBYE_DEADLINE_S = 2.0
-"""What a last frame may take to leave."""
-
 _FROM_NODE = msgspec.msgpack.Decoder(list[FromNode])
 _FROM_COORDINATOR = msgspec.msgpack.Decoder(list[FromCoordinator])
 
@@ -80,6 +78,9 @@ class Carrier(Generic[In]):
         self, socket: ByteSocket, seal: Seal, peer: str, decoder: msgspec.msgpack.Decoder[list[In]]
     ) -> None:
         self.peer = peer
+        self.here: str | None = None
+        """The address of this machine on the way there, at the node's side and where it is known:
+        the interface by which neighbours in one network may reach it."""
         self._socket = socket
         self._seal = seal
         self._decoder = decoder
@@ -139,7 +140,7 @@ class Carrier(Generic[In]):
         """End without a word, as a crash would."""
         self._fail(broken("aborted by this side"), planned=True)
         self._writer.cancel()
-        await _shut(self._socket, CLOSE_NORMAL, "")
+        await shut(self._socket, CLOSE_NORMAL, "")
 
     async def _leave(self, bye: Bye, cause: LinkBroken) -> None:
         is_over = self._cause is not None
@@ -150,7 +151,7 @@ class Carrier(Generic[In]):
             await asyncio.wait([self._writer], timeout=GOODBYE_DEADLINE_S)
         self._writer.cancel()
         code = CLOSE_NORMAL if bye.code == ProblemCode.DRAINING else CLOSE_REFUSED
-        await _shut(self._socket, code, bye.message)
+        await shut(self._socket, code, bye.message)
 
     def _encode(self, message: Spoken) -> bytes:
         if self._cause is not None:
@@ -196,7 +197,7 @@ class Carrier(Generic[In]):
         except TimeoutError:
             self._fail(broken(f"the other side took nothing for {SEND_DEADLINE_S:g} s"))
             # This wakes the reader, which raises the cause just named.
-            await _shut(self._socket, CLOSE_REFUSED, "reads too slowly")
+            await shut(self._socket, CLOSE_REFUSED, "reads too slowly")
         except ConnectionClosed as closed:
             # The reader meets the same end, but may have frames to read first (a Bye).
             log.debug("socket closed under the writer", extra={"cause": str(closed)})
@@ -292,7 +293,7 @@ async def accept(socket: ByteSocket, key: NodeKey, deadline_s: float = 5.0) -> C
         assert handshake.peer is not None
         return Carrier(socket, handshake.seal, handshake.peer, _FROM_NODE)
     log.warning("handshake refused", extra={"cause": cause.message})
-    await _shut(socket, CLOSE_REFUSED, cause.message)
+    await shut(socket, CLOSE_REFUSED, cause.message)
     raise cause
 
 
@@ -305,9 +306,3 @@ def _short(bye: B) -> B:
     return msgspec.structs.replace(
         bye, code=clipped(bye.code), message=clipped(bye.message), hint=clipped(bye.hint)
     )
-
-
-async def _shut(socket: ByteSocket, code: int, message: str) -> None:
-    with contextlib.suppress(TimeoutError, ConnectionClosed):
-        async with asyncio.timeout(GOODBYE_DEADLINE_S):
-            await socket.close(code, close_reason(message))

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from parhelion.identity import NodeKey, pinned
-from parhelion.link.address import Address
+from parhelion.link.address import NODE_PATH, Address
 from parhelion.link.broken import (
     CLOSE_REFUSED,
     ConnectionClosed,
@@ -73,6 +73,12 @@ class AiohttpSocket:
         finally:
             await self._session.close()
 
+    @property
+    def here(self) -> str | None:
+        """The address of this machine on the way to the other side."""
+        name = self._ws.get_extra_info("sockname")
+        return name[0] if isinstance(name, tuple) else None
+
     def _closed(self) -> ConnectionClosed:
         error = self._ws.exception()
         return ConnectionClosed(self._ws.close_code, str(error) if error else "")
@@ -94,15 +100,14 @@ async def connect(
     """
     try:
         async with asyncio.timeout(deadline_s):
-            socket = await _dial(address, source)
+            socket = await dial(address, source)
             try:
                 return await _shake_hands(socket, address, key)
             except BaseException as error:
                 said = error.message if isinstance(error, LinkBroken) else "given up"
                 with contextlib.suppress(TimeoutError, ConnectionClosed):
-                    await asyncio.wait_for(
-                        socket.close(CLOSE_REFUSED, close_reason(said)), CLOSE_WAIT_S
-                    )
+                    async with asyncio.timeout(CLOSE_WAIT_S):
+                        await socket.close(CLOSE_REFUSED, close_reason(said))
                 raise
     except TimeoutError as error:
         raise _unreachable(
@@ -123,10 +128,13 @@ async def _shake_hands(
     proof = handshake.feed(await socket.receive())
     assert handshake.seal is not None and handshake.peer is not None
     await socket.send(proof)
-    return carry_from_coordinator(socket, handshake.seal, handshake.peer)
+    carrier = carry_from_coordinator(socket, handshake.seal, handshake.peer)
+    carrier.here = socket.here
+    return carrier
 
 
-async def _dial(address: Address, source: str | None) -> AiohttpSocket:
+async def dial(address: Address, source: str | None = None, path: str = NODE_PATH) -> AiohttpSocket:
+    """An open WebSocket to a path of the coordinator; Problem as `connect` has it."""
     try:
         proxy = proxy_for(address.url)
     except ProxyFailed as error:
@@ -134,7 +142,7 @@ async def _dial(address: Address, source: str | None) -> AiohttpSocket:
     session, more = _route(address, proxy, source)
     try:
         ws = await session.ws_connect(
-            address.dial_url,
+            address.url_of(path),
             **more,
             protocols=[SUBPROTOCOL],
             max_msg_size=FRAME_LIMIT_BYTES,

@@ -162,7 +162,8 @@ async def _announce(pool: LanPool, interfaces: Sequence[str]) -> None:
             finally:
                 # So that nobody finds a pool that is gone; a record ends by itself in two minutes.
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(mdns.async_unregister_all_services(), CLOSE_S)
+                    async with asyncio.timeout(CLOSE_S):
+                        await mdns.async_unregister_all_services()
     except Problem as problem:
         log.warning("not announced on the network", extra={"cause": problem.message})
     except (zeroconf.Error, OSError) as error:

@@ -1,16 +1,17 @@
 """The handshake without I/O: bytes in, bytes out, and at the end a proven peer and a Seal.
 
-Node: `opening()` -> feed(CoordinatorHello) gives the NodeProof. Coordinator: feed(NodeHello) gives
-the CoordinatorHello, feed(NodeProof) ends it. Both sign one transcript that holds the version,
-both public keys, both nonces and both ephemeral keys, each under the name of its own role, so no
-signature is of use in another session, direction or role. Whatever is wrong raises LinkBroken,
-and a handshake that failed stays failed.
+Who opens: `opening()` -> feed(answer) gives the proof. Who answers: feed(hello) gives the answer,
+feed(proof) ends it. Both sign one transcript that holds the version, both public keys, both nonces
+and both ephemeral keys, each under the name of its own role, so no signature is of use in another
+session, direction or role. Whatever is wrong raises LinkBroken, and a handshake that failed stays
+failed. Node and coordinator are one such pair of parties; two nodes (`pair_handshake`) another.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -23,7 +24,16 @@ from nacl.bindings import (
 
 from parhelion.identity import NodeKey, public_of, verify
 from parhelion.link.broken import LinkBroken, broken, refused
-from parhelion.link.messages import CoordinatorHello, Handshake, NodeHello, NodeProof
+from parhelion.link.messages import (
+    Answer,
+    CoordinatorHello,
+    Handshake,
+    Hello,
+    NodeHello,
+    NodeProof,
+    PairHandshake,
+    Proof,
+)
 from parhelion.link.seal import Seal
 from parhelion.words import Problem
 
@@ -37,40 +47,76 @@ ENTROPY_BYTES = NONCE_BYTES + 32
 HELLO_LIMIT_BYTES = 1024
 """The largest of the three messages is under 300 bytes."""
 
-_NODE = b"parhelion link handshake\0node\0"
-_COORDINATOR = b"parhelion link handshake\0coordinator\0"
+M = TypeVar("M", Hello, Answer, Proof)
 
-_ANY = msgspec.msgpack.Decoder(Handshake)
 
-M = TypeVar("M", NodeHello, CoordinatorHello, NodeProof)
+@dataclass(frozen=True, slots=True)
+class Parties:
+    """Who meets: the names that both sides sign under, and the three messages between them.
+
+    `bind` gives what both sides know beside the transcript; it is signed with it.
+    """
+
+    opener: str
+    answerer: str
+    context: bytes
+    decoder: msgspec.msgpack.Decoder[Handshake] | msgspec.msgpack.Decoder[PairHandshake]
+    hello: type[Hello]
+    answer: type[Answer]
+    proof: type[Proof]
+    hint_of_stranger: str
+    bind: Callable[[bytes], bytes] = lambda transcript: b""
+
+    def signed(self, role: str, transcript: bytes) -> bytes:
+        """What the side of this role signs."""
+        return self.context + role.encode() + b"\0" + transcript + self.bind(transcript)
+
+
+NODE_AND_COORDINATOR = Parties(
+    opener="node",
+    answerer="coordinator",
+    context=b"parhelion link handshake\0",
+    # As a union: msgspec lets a lone struct come without its tag.
+    decoder=msgspec.msgpack.Decoder(Handshake),
+    hello=NodeHello,
+    answer=CoordinatorHello,
+    proof=NodeProof,
+    hint_of_stranger="take the join command again from the coordinator you mean",
+)
 
 
 class _Ephemeral:
     """This side's fresh nonce and X25519 key pair."""
 
-    def __init__(self, entropy: bytes) -> None:
+    def __init__(self, entropy: bytes | None) -> None:
+        entropy = os.urandom(ENTROPY_BYTES) if entropy is None else entropy
         if len(entropy) != ENTROPY_BYTES:
             raise ValueError(f"entropy is {len(entropy)} bytes, not {ENTROPY_BYTES}")
         self.nonce = entropy[:NONCE_BYTES]
         self.public, self.secret = crypto_kx_seed_keypair(entropy[NONCE_BYTES:])
 
 
-class NodeHandshake:
-    """The node's side; `expected_peer` is the coordinator that must answer, if one was named."""
+class Opener:
+    """The side that speaks first; `expected` is the peer that must answer, if one was named."""
 
     def __init__(
-        self, key: NodeKey, expected_peer: str | None = None, entropy: bytes | None = None
+        self,
+        parties: Parties,
+        key: NodeKey,
+        expected: str | None = None,
+        entropy: bytes | None = None,
     ) -> None:
+        self._parties = parties
         self._key = key
-        self._expected = expected_peer
-        self._mine = _Ephemeral(os.urandom(ENTROPY_BYTES) if entropy is None else entropy)
+        self._expected = expected
+        self._mine = _Ephemeral(entropy)
         self._over = False
         self.peer: str | None = None
         self.seal: Seal | None = None
 
     def opening(self) -> bytes:
-        """The first message, NodeHello."""
-        hello = NodeHello(
+        """The first message."""
+        hello = self._parties.hello(
             version=LINK_VERSION,
             peer=self._key.peer,
             nonce=self._mine.nonce,
@@ -79,47 +125,51 @@ class NodeHandshake:
         return msgspec.msgpack.encode(hello)
 
     def feed(self, data: bytes) -> bytes:
-        """Take the CoordinatorHello; the NodeProof to send, after which `seal` is there."""
+        """Take the answer; the proof to send, after which `seal` is there."""
         if self._over:
             raise refused("the handshake is over")
         self._over = True
-        hello = _decode(data, CoordinatorHello)
-        _check_hello(hello, "coordinator", self._key, self._mine)
-        if self._expected is not None and hello.peer != self._expected:
-            raise refused(
-                f"another coordinator answered: {hello.peer}, not {self._expected}",
-                hint="take the join command again from the coordinator you mean",
-            )
-        theirs = public_of(hello.peer)
+        parties = self._parties
+        answer = _decode(data, parties, parties.answer)
+        _check_hello(answer, parties.answerer, self._key, self._mine)
+        _check_expected(parties, answer.peer, parties.answerer, self._expected)
         transcript = _transcript(
-            (self._key.public, theirs),
-            (self._mine.nonce, hello.nonce),
-            (self._mine.public, hello.ephemeral),
+            (self._key.public, public_of(answer.peer)),
+            (self._mine.nonce, answer.nonce),
+            (self._mine.public, answer.ephemeral),
         )
-        _check_signature("coordinator", hello.peer, _COORDINATOR + transcript, hello.signature)
+        _check_signature(parties, parties.answerer, answer.peer, transcript, answer.signature)
         receive_key, send_key = _session_keys(
-            crypto_kx_client_session_keys, self._mine, hello.ephemeral
+            crypto_kx_client_session_keys, self._mine, answer.ephemeral
         )
         self.seal = Seal(send_key, receive_key)
-        self.peer = hello.peer
-        proof = NodeProof(signature=self._key.sign(_NODE + transcript))
-        return msgspec.msgpack.encode(proof)
+        self.peer = answer.peer
+        signature = self._key.sign(parties.signed(parties.opener, transcript))
+        return msgspec.msgpack.encode(parties.proof(signature=signature))
 
 
-class CoordinatorHandshake:
-    """The coordinator's side; `seal` and `peer` are there once the node's proof held."""
+class Answerer:
+    """The side that is spoken to; `seal` and `peer` are there once the opener's proof held."""
 
-    def __init__(self, key: NodeKey, entropy: bytes | None = None) -> None:
+    def __init__(
+        self,
+        parties: Parties,
+        key: NodeKey,
+        expected: str | None = None,
+        entropy: bytes | None = None,
+    ) -> None:
+        self._parties = parties
         self._key = key
-        self._mine = _Ephemeral(os.urandom(ENTROPY_BYTES) if entropy is None else entropy)
-        self._hello: NodeHello | None = None
+        self._expected = expected
+        self._mine = _Ephemeral(entropy)
+        self._hello: Hello | None = None
         self._transcript = b""
         self._over = False
         self.peer: str | None = None
         self.seal: Seal | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """Take the node's next message; what to send back (nothing after the proof)."""
+        """Take the opener's next message; what to send back (nothing after the proof)."""
         if self._over:
             raise refused("the handshake is over")
         try:
@@ -129,26 +179,30 @@ class CoordinatorHandshake:
             raise
 
     def _meet(self, data: bytes) -> bytes:
-        hello = _decode(data, NodeHello)
-        _check_hello(hello, "node", self._key, self._mine)
+        parties = self._parties
+        hello = _decode(data, parties, parties.hello)
+        _check_hello(hello, parties.opener, self._key, self._mine)
+        _check_expected(parties, hello.peer, parties.opener, self._expected)
         self._transcript = _transcript(
             (public_of(hello.peer), self._key.public),
             (hello.nonce, self._mine.nonce),
             (hello.ephemeral, self._mine.public),
         )
         self._hello = hello
-        answer = CoordinatorHello(
+        signature = self._key.sign(parties.signed(parties.answerer, self._transcript))
+        answer = parties.answer(
             version=LINK_VERSION,
             peer=self._key.peer,
             nonce=self._mine.nonce,
             ephemeral=self._mine.public,
-            signature=self._key.sign(_COORDINATOR + self._transcript),
+            signature=signature,
         )
         return msgspec.msgpack.encode(answer)
 
-    def _conclude(self, hello: NodeHello, data: bytes) -> bytes:
-        proof = _decode(data, NodeProof)
-        _check_signature("node", hello.peer, _NODE + self._transcript, proof.signature)
+    def _conclude(self, hello: Hello, data: bytes) -> bytes:
+        parties = self._parties
+        proof = _decode(data, parties, parties.proof)
+        _check_signature(parties, parties.opener, hello.peer, self._transcript, proof.signature)
         receive_key, send_key = _session_keys(
             crypto_kx_server_session_keys, self._mine, hello.ephemeral
         )
@@ -158,29 +212,43 @@ class CoordinatorHandshake:
         return b""
 
 
-def _decode(data: bytes, kind: type[M]) -> M:
+class NodeHandshake(Opener):
+    """The node's side; `expected_peer` is the coordinator that must answer, if one was named."""
+
+    def __init__(
+        self, key: NodeKey, expected_peer: str | None = None, entropy: bytes | None = None
+    ) -> None:
+        super().__init__(NODE_AND_COORDINATOR, key, expected_peer, entropy)
+
+
+class CoordinatorHandshake(Answerer):
+    """The coordinator's side: any node may speak; who is let in is decided afterwards."""
+
+    def __init__(self, key: NodeKey, entropy: bytes | None = None) -> None:
+        super().__init__(NODE_AND_COORDINATOR, key, None, entropy)
+
+
+def _decode(data: bytes, parties: Parties, kind: type[M]) -> M:
     if len(data) > HELLO_LIMIT_BYTES:
         raise broken(f"a handshake message of {len(data)} bytes")
     try:
-        # As one of the union: msgspec lets a lone struct come without its tag.
-        message = _ANY.decode(data)
+        message = parties.decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _not_ours(kind, str(error)) from error
+        raise _not_ours(parties, kind, str(error)) from error
     if not isinstance(message, kind):
-        raise _not_ours(kind, f"{type(message).__name__} instead")
+        raise _not_ours(parties, kind, f"{type(message).__name__} instead")
     return message
 
 
-def _not_ours(kind: type[M], why: str) -> LinkBroken:
+def _not_ours(parties: Parties, kind: type[M], why: str) -> LinkBroken:
     return broken(
         f"not a {kind.__name__} message: {why}",
-        hint="the other side is not a Parhelion node or coordinator, or the bytes were altered",
+        hint=f"the other side is not a Parhelion {parties.opener} or {parties.answerer}, "
+        "or the bytes were altered",
     )
 
 
-def _check_hello(
-    hello: NodeHello | CoordinatorHello, who: str, key: NodeKey, mine: _Ephemeral
-) -> None:
+def _check_hello(hello: Hello, who: str, key: NodeKey, mine: _Ephemeral) -> None:
     if hello.version != LINK_VERSION:
         raise refused(
             f"the {who} speaks version {hello.version} of the link, this side {LINK_VERSION}",
@@ -195,14 +263,24 @@ def _check_hello(
     if hello.peer == key.peer or hello.nonce == mine.nonce or hello.ephemeral == mine.public:
         raise refused(
             f"the {who} shows this side's own key: a reflection, or one key on two sides",
-            hint="node and coordinator each need a key of their own; never copy a key file",
+            hint="both sides need a key of their own; never copy a key file",
         )
 
 
-def _check_signature(who: str, peer: str, message: bytes, signature: bytes) -> None:
+def _check_expected(parties: Parties, peer: str, who: str, expected: str | None) -> None:
+    if expected is not None and peer != expected:
+        raise refused(
+            f"another {who} answered: {peer}, not {expected}", hint=parties.hint_of_stranger
+        )
+
+
+def _check_signature(
+    parties: Parties, role: str, peer: str, transcript: bytes, signature: bytes
+) -> None:
+    message = parties.signed(role, transcript)
     if len(signature) != SIGNATURE_BYTES or not verify(peer, message, signature):
         raise broken(
-            f"the {who}'s signature does not hold: altered, replayed, or not the owner of {peer}"
+            f"the {role}'s signature does not hold: altered, replayed, or not the owner of {peer}"
         )
 
 

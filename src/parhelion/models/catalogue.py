@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import msgspec
@@ -219,22 +220,41 @@ class Catalogue:
             self._removed[model_id] = model
             return model
 
-    async def turn(self, pricing: Pricing, prices: Prices) -> None:
+    async def turn(
+        self,
+        pricing: Pricing | None,
+        prices: Prices,
+        own: Mapping[str, Prices] = MappingProxyType({}),
+    ) -> None:
         """Keep how this pool prices, and give every model these prices; one unit.
 
-        A model that was removed gets its own when it is added again.
+        `own` are prices of single models, before those of all, also in assets that they have no
+        rate in. `pricing` None leaves that as it is. A model that was removed gets its own when it
+        is added again.
         """
         async with self._changing:
             now_ms = self._clock.now_ms()
-            wanted = {(id, asset): price for id in self._models for asset, price in prices.items()}
+            wanted = {
+                (id, asset): price
+                for id in self._models
+                for asset, price in prices.items()
+                if self._price(id, asset) is not None
+            }
+            for id, rates in own.items():
+                if id not in self._models:
+                    raise self._unknown(id)
+                wanted |= {(id, asset): price for asset, price in rates.items()}
             fresh = [
                 _rate(id, asset, self._version(id, asset) + 1, price)
                 for (id, asset), price in wanted.items()
-                if self._price(id, asset) not in (None, price)
+                if self._price(id, asset) != price
             ]
-            kept = Statement("pricing.set", _SET_PRICING, (pricing, now_ms), rows=1)
-            await self._store.commit([kept, *(_rate_row(rate, now_ms) for rate in fresh)])
-            self.pricing = pricing
+            unit = [_rate_row(rate, now_ms) for rate in fresh]
+            if pricing is not None:
+                unit.append(Statement("pricing.set", _SET_PRICING, (pricing, now_ms), rows=1))
+            if unit:
+                await self._store.commit(unit)
+            self.pricing = pricing or self.pricing
             self._keep(fresh)
 
     async def set_rate(

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,9 @@ READ_BYTES = 1024 * 1024
 
 REMEMBERED_FILES = 256
 """More models than a machine holds; the oldest are forgotten first."""
+
+REMEMBERED_SLICES = 2048
+"""Every cut that 16 models with 128 different stages each came to; some 600 kB."""
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -40,18 +44,34 @@ def file_digest(path: Path, cache: Path | None = None) -> str:
     protects against mistakes on one's own disk, and whoever can do that can replace the program.
     """
     memory = (cache or models_cache()) / "digests.json"
-    key = str(path.resolve())
+    return _digest(path, memory, str(path.resolve()), lambda: _sha256(path), REMEMBERED_FILES)
+
+
+def derived_digest(
+    path: Path, what: str, compute: Callable[[], str], cache: Path | None = None
+) -> str:
+    """The digest of `what` is made of this file, remembered in the same way.
+
+    Of a file of their own: many slices of one model must not crowd out the models.
+    """
+    memory = (cache or models_cache()) / "slices.json"
+    return _digest(path, memory, f"{path.resolve()} {what}", compute, REMEMBERED_SLICES)
+
+
+def _digest(path: Path, memory: Path, key: str, compute: Callable[[], str], limit: int) -> str:
     known = _recall(memory)
     before = path.stat()
     seen = known.get(key)
     if seen is not None and _matches(seen, before):
         return seen.digest
-    digest = _sha256(path)
+    digest = compute()
     after = path.stat()
     if after.st_mtime_ns == before.st_mtime_ns and after.st_size == before.st_size:
+        # Another process may have remembered something meanwhile: hashing takes a minute or more.
+        known = _recall(memory)
         known.pop(key, None)
         known[key] = _Seen(after.st_size, after.st_mtime_ns, after.st_ino, digest)
-        _remember(memory, known)
+        _remember(memory, known, limit)
     return digest
 
 
@@ -78,8 +98,8 @@ def _recall(memory: Path) -> dict[str, _Seen]:
         return {}  # Only a cache: what is lost is computed again.
 
 
-def _remember(memory: Path, known: dict[str, _Seen]) -> None:
-    newest = dict(list(known.items())[-REMEMBERED_FILES:])
+def _remember(memory: Path, known: dict[str, _Seen], limit: int) -> None:
+    newest = dict(list(known.items())[-limit:])
     # A cache that cannot be written (read-only home) costs time at the next start, nothing else.
     with contextlib.suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)

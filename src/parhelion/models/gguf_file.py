@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from parhelion.models.architectures import SLICE_KEY
 from parhelion.models.digests import file_digest
 from parhelion.models.families import known_model
 from parhelion.models.gguf_header import Array, Header, HeaderBroken, Scalar, read_outline
@@ -45,6 +46,7 @@ def inspect(path: Path, id: str, cache: Path | None = None) -> ModelCard:
         outline = read_outline(path)
         header = outline.header
         _refuse_split(header)
+        _refuse_slice(header)
         architecture = _text(header, "general.architecture")
         layers = _count(header, f"{architecture}.block_count", 100_000)
         check_whole(outline, layers - _extra_layers(header, architecture, layers))
@@ -111,7 +113,10 @@ def _kv_bytes(header: Header, architecture: str, context: int) -> int:
 
     heads = max(1, number("attention.head_count", 1))
     width = number("embedding_length", 0) // heads
-    head_width = number("attention.key_length", width) + number("attention.value_length", width)
+    # Latent attention: the values are a part of the keys, and are not kept beside them.
+    is_latent = number("attention.value_length_mla", 0) > 0
+    value_width = 0 if is_latent else number("attention.value_length", width)
+    head_width = number("attention.key_length", width) + value_width
     kv_heads = _sum(header.get(f"{architecture}.attention.head_count_kv"))
     layers = number("block_count", 0)
     heads_in_all = (
@@ -140,6 +145,15 @@ def _refuse_split(header: Header) -> None:
             ProblemCode.ARTEFACT_INVALID,
             f"the file is one of {parts} parts of a model",
             hint="join the parts first: llama-gguf-split --merge FIRST-PART WHOLE",
+        )
+
+
+def _refuse_slice(header: Header) -> None:
+    if any(key.startswith(SLICE_KEY) for key in header):
+        raise Problem(
+            ProblemCode.ARTEFACT_INVALID,
+            "the file is a slice of a model: some of its layers",
+            hint="give the path of the whole model's file",
         )
 
 

@@ -8,8 +8,10 @@ and trusts its counts, and its import costs 16 MB; so it is used by tests and to
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,8 +38,8 @@ TENSOR_NAME_BYTES_LIMIT = 256
 
 DIMENSIONS_LIMIT = 4
 
-_STRING, _ARRAY = 8, 9
-_SCALARS = {
+STRING, ARRAY = 8, 9
+SCALARS = {
     0: "<B",
     1: "<b",
     2: "<H",
@@ -60,11 +62,15 @@ class HeaderBroken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """An array of the metadata: count, sha256 of the bytes as stored, a short one's values."""
+    """An array of the metadata: count, sha256 of the bytes as stored, a short one's values.
+
+    `kind` is GGUF's number for the type of its elements.
+    """
 
     count: int
     sha256: bytes
     values: tuple[Scalar, ...]
+    kind: int = STRING
 
 
 Header = dict[str, Scalar | Array]
@@ -78,16 +84,21 @@ class Tensor:
     elements: int
     kind: int
     offset: int
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """All of a file but its weights; `read_bytes` is where the part with the weights may begin."""
+    """All of a file but its weights; `read_bytes` is where the part with the weights may begin.
+
+    `spans` are the first byte of each key's entry and the one behind its last, in the file's order.
+    """
 
     header: Header
     tensors: tuple[Tensor, ...]
     read_bytes: int
     size_bytes: int
+    spans: Mapping[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
 
 
 def read_outline(path: Path) -> Outline:
@@ -117,30 +128,34 @@ class _Reader:
         if tensors > TENSORS_LIMIT or keys > KEYS_LIMIT:
             raise HeaderBroken(f"it claims {tensors} tensors and {keys} keys")
         found: Header = {}
+        spans: dict[str, tuple[int, int]] = {}
         for _ in range(keys):
+            begin = self._at()
             key = self._string("key", KEY_BYTES_LIMIT)
             if key in found:
                 raise HeaderBroken(f"key {key!r} comes twice")
             found[key] = self._value(key)
+            spans[key] = (begin, self._at())
         listed = tuple(self._tensor() for _ in range(tensors))
-        return Outline(found, listed, self._size_bytes - self._left_bytes, self._size_bytes)
+        return Outline(found, listed, self._at(), self._size_bytes, spans)
+
+    def _at(self) -> int:
+        return self._size_bytes - self._left_bytes
 
     def _tensor(self) -> Tensor:
         name = self._string("tensor name", TENSOR_NAME_BYTES_LIMIT)
         dimensions = self._number("<I", name)
         if dimensions > DIMENSIONS_LIMIT:
             raise HeaderBroken(f"tensor {name!r} has {dimensions} dimensions")
-        elements = 1
-        for _ in range(dimensions):
-            elements *= self._number("<Q", name)
+        shape = tuple(self._number("<Q", name) for _ in range(dimensions))
         kind = self._number("<I", name)
-        return Tensor(name, elements, kind, self._number("<Q", name))
+        return Tensor(name, math.prod(shape), kind, self._number("<Q", name), shape)
 
     def _value(self, key: str) -> Scalar | Array:
         kind = self._number("<I", key)
-        if kind == _STRING:
+        if kind == STRING:
             return self._string(key, STRING_BYTES_LIMIT)
-        if kind == _ARRAY:
+        if kind == ARRAY:
             return self._array(key)
         return self._scalar(kind, key)
 
@@ -150,9 +165,9 @@ class _Reader:
         self._elements += count
         if self._elements > ELEMENTS_LIMIT:
             raise HeaderBroken(f"{key!r} claims {count} elements")
-        if kind == _STRING:
+        if kind == STRING:
             return self._strings(key, count)
-        layout = _SCALARS.get(kind)
+        layout = SCALARS.get(kind)
         if layout is None:
             # Among them the array of arrays: legal GGUF, used by no model. So nothing nests.
             raise HeaderBroken(f"{key!r} is an array of the unknown type {kind}")
@@ -160,7 +175,7 @@ class _Reader:
         values: tuple[Scalar, ...] = ()
         if count <= KEPT_ELEMENTS:
             values = tuple(value for (value,) in struct.iter_unpack(layout, raw))
-        return Array(count, hashlib.sha256(raw).digest(), values)
+        return Array(count, hashlib.sha256(raw).digest(), values, kind)
 
     def _strings(self, key: str, count: int) -> Array:
         sha256 = hashlib.sha256()
@@ -178,7 +193,7 @@ class _Reader:
         return Array(count, sha256.digest(), tuple(kept))
 
     def _scalar(self, kind: int, key: str) -> Scalar:
-        layout = _SCALARS.get(kind)
+        layout = SCALARS.get(kind)
         if layout is None:
             raise HeaderBroken(f"{key!r} has the unknown type {kind}")
         return self._number(layout, key)

@@ -64,9 +64,9 @@ def check_whole(outline: Outline, layers: int) -> None:
     missing = next((number for number in range(layers) if number not in found), None)
     if missing is not None:
         raise HeaderBroken(f"layer {missing} of {layers} is not in it")
-    begin = _begin(outline)
+    begin = data_begin(outline)
     for tensor in outline.tensors:
-        end = begin + tensor.offset + _size_bytes(tensor)
+        end = begin + tensor.offset + size_bytes(tensor)
         if end > outline.size_bytes:
             raise HeaderBroken(
                 f"it is cut short: {tensor.name!r} ends at byte {end}, "
@@ -74,7 +74,7 @@ def check_whole(outline: Outline, layers: int) -> None:
             )
 
 
-def _begin(outline: Outline) -> int:
+def data_begin(outline: Outline) -> int:
     """Where the tensors' part begins: behind the list, at the next multiple of the alignment."""
     bytes_ = outline.header.get("general.alignment", DEFAULT_ALIGNMENT_BYTES)
     if not isinstance(bytes_, int) or not 0 < bytes_ <= ALIGNMENT_LIMIT_BYTES:
@@ -82,7 +82,7 @@ def _begin(outline: Outline) -> int:
     return -(-outline.read_bytes // bytes_) * bytes_
 
 
-def _size_bytes(tensor: Tensor) -> int:
+def size_bytes(tensor: Tensor) -> int:
     # Of a type that is newer than this table only the place is known: then that is checked.
     elements, size_bytes = BLOCKS.get(tensor.kind, (1, 0))
     return -(-tensor.elements // elements) * size_bytes

@@ -55,7 +55,9 @@ def check_size(ask: Ask, card: ModelCard) -> None:
 def check_ids(ask: Ask, card: ModelCard, ids: tuple[int, ...]) -> tuple[int, ...]:
     """The ids, if there is at least one and room for one more; else a Problem."""
     if not ids:
-        raise _malformed("the prompt is empty", "prompt")
+        raise _malformed(
+            "the prompt is empty, or holds nothing that this model's vocabulary knows", "prompt"
+        )
     if len(ids) >= card.context:
         fit = card.context - 1
         over = f"shorten it by {len(ids) - fit} tokens: {fit} and one of an answer fit"

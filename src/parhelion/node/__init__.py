@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from parhelion.node.agent import FOR_GOOD, REFUSED_HINT, Agent, AgentState, Dial
+from parhelion.node.agent import FOR_GOOD, Agent, AgentState, Dial, refused_hint
 from parhelion.node.session import knock
-from parhelion.node.state import NodeState, is_running, read_state, write_state
+from parhelion.node.stages import Stages
+from parhelion.node.state import HeldStage, NodeState, is_running, read_state, write_state
 
 __all__ = [
     "FOR_GOOD",
-    "REFUSED_HINT",
     "Agent",
     "AgentState",
     "Dial",
+    "HeldStage",
     "NodeState",
+    "Stages",
     "is_running",
     "knock",
     "read_state",
+    "refused_hint",
     "write_state",
 ]

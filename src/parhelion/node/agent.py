@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import structs
@@ -28,7 +28,10 @@ from parhelion.link import (
     clipped,
     connect,
 )
+from parhelion.node.doors import Doors
+from parhelion.node.pipes import OpenPipe
 from parhelion.node.session import REASON_LIMIT_CHARS, Session, register
+from parhelion.node.stages import Stages
 from parhelion.words import (
     Clock,
     NodeCard,
@@ -68,6 +71,11 @@ Dial = Callable[[Address, NodeKey], Awaitable[Carrier[FromCoordinator]]]
 
 REFUSED_HINT = "compare the model file's digest and the engine's build with the pool's"
 
+MEMBER_HINT = (
+    "a node that has the model's file serves it whole: join -m FILE; `parhelion plan --explain` "
+    "says what keeps the pool's models from being served in parts"
+)
+
 KEPT_OUT = "kept out"
 """What is shown of a node that asks again every few seconds, and is told why it may not come."""
 
@@ -102,7 +110,9 @@ class AgentState(Record, frozen=True, kw_only=True):
 class Agent:
     """One node: engines by digest, a key, and the coordinator it serves.
 
-    `slots` are those of the machine, which its engines share; None: the sum of theirs.
+    `slots` are those of the machine, which its engines share; None: the sum of theirs. A node with
+    `stages` is a member of pipelines; it may have no engine of its own, and where it `listens` its
+    neighbours there may connect to it directly.
 
     `on_state` is called in the event loop at every change; it may not block.
     """
@@ -119,6 +129,8 @@ class Agent:
         jitter: Callable[[], float] = random.random,
         slots: int | None = None,
         dial: Dial = connect,
+        stages: Stages | None = None,
+        listens: bool = True,
     ) -> None:
         self._key = key
         self._address = address
@@ -129,6 +141,8 @@ class Agent:
         self._jitter = jitter
         self._dial = dial
         self._slots = slots
+        self._stages = stages
+        self._doors = None if stages is None else Doors(key, address, listens)
         self._engine_events: dict[str, EngineEvent] = {}
         self._session: Session | None = None
         self._joining: asyncio.Timeout | None = None
@@ -173,6 +187,8 @@ class Agent:
             self._become(AgentState(state="gone", reason=refusal.message))
             raise
         finally:
+            if self._doors is not None:
+                await self._doors.close()
             if self.state.state != "gone":
                 self._become(AgentState(state="gone", reason="stopped"))
             self._ended.set()
@@ -216,6 +232,7 @@ class Agent:
         self._was_sent_away = False
         try:
             now_ms = self._clock.now_ms()
+            open_pipe = await self._open_doors(carrier.here)
             answer = await register(carrier, self._card(), self._address.invite, now_ms)
             if isinstance(answer, Welcome):
                 session = Session(
@@ -227,6 +244,8 @@ class Agent:
                     engine_faults=self._engine_faults,
                     on_drain=self._drain_session,
                     on_standing=self._stand,
+                    stages=self._stages,
+                    open_pipe=open_pipe,
                 )
                 answer = await self._attend(session, answer, carrier.peer)
                 return self._farewell(answer, FOR_GOOD | {ProblemCode.CONFLICT.value})
@@ -237,6 +256,14 @@ class Agent:
             return cause.problem()
         finally:
             await carrier.abort()
+
+    async def _open_doors(self, here: str | None) -> OpenPipe | None:
+        """Be reachable for other nodes, before the card says where; None for no member."""
+        if self._doors is None or self._stages is None:
+            return None
+        open_pipe, direct = await self._doors.open_at(here)
+        self._stages.reachable(direct)
+        return open_pipe
 
     async def _attend(self, session: Session, welcome: Welcome, coordinator: str) -> Bye:
         self._session = session
@@ -296,13 +323,15 @@ class Agent:
         state, reason = standing_of(standing)
         if state == "refused":
             # No warning: a person is told by `join` itself, whatever the log's level is.
-            log.info("no paid work for this node", extra={"reason": reason, "hint": REFUSED_HINT})
+            hint = refused_hint(self.state.accepted)
+            log.info("no paid work for this node", extra={"reason": reason, "hint": hint})
         if self.state.state == "ready":
             self._become(structs.replace(self.state, standing=state, reason=reason))
 
     def _card(self) -> NodeCard:
         cards = [engine.describe() for engine in self._engines.values()]
-        slots = sum(card.slots for card in cards)
+        # Every card has room for a job; who has no model of its own is sent none by it.
+        slots = sum(card.slots for card in cards) or 1
         return NodeCard(
             peer=self._key.peer,
             name=self._name,
@@ -310,7 +339,7 @@ class Agent:
             device=", ".join(sorted({card.device for card in cards})),
             backend=", ".join(sorted({card.backend for card in cards})),
             slots=slots if self._slots is None else min(slots, self._slots),
-            kv_tokens=sum(card.kv_tokens for card in cards),
+            kv_tokens=sum(card.kv_tokens for card in cards) or 1,
             models=tuple(
                 ServedModel(
                     digest=digest,
@@ -320,6 +349,7 @@ class Agent:
                 )
                 for digest, card in zip(self._engines, cards, strict=True)
             ),
+            stage=None if self._stages is None else self._stages.offer,
         )
 
     def _engine_faults(self) -> tuple[EngineState, ...]:
@@ -343,6 +373,14 @@ class Agent:
         if state != self.state:
             self.state = state
             self._on_state(state)
+
+
+def refused_hint(models: Collection[str]) -> str:
+    """What an operator can do about no paid work; `models` are those that the pool takes of it.
+
+    Where there are none, it is a member of pipelines, and has no file or engine to compare.
+    """
+    return REFUSED_HINT if models else MEMBER_HINT
 
 
 def standing_of(standing: Standing) -> tuple[StandingState, str | None]:

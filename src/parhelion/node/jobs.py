@@ -100,20 +100,25 @@ class Jobs:
         """How many slots are taken."""
         return len(self._live)
 
-    def open(self, job: Job) -> None:
-        """Run a job, or say at once why not."""
+    def open(self, job: Job) -> bool:
+        """Run a job, or say at once why not; whether it runs."""
         key = (job.job, job.attempt)
         if key in self._live or key in self._ended:
             log.warning("job opened twice", extra={"job": job.job, "attempt": job.attempt})
-            return
+            return False
         refusal = self._refusal(job)
         if refusal is not None:
             self._say_failed(job, refusal)
-            return
+            return False
         work = Work(job, self._clock.now_ms(), list(job.output_ids))
         self._live[key] = work
         self._idle.clear()
         work.task = self._start(self._run(work))
+        return True
+
+    def runs(self, job: str, attempt: int) -> bool:
+        """Whether this attempt is live here."""
+        return (job, attempt) in self._live
 
     def cut(self, cut: Cut) -> None:
         """Stop the job and sign at `n`; a job that ended a moment ago is signed again there."""
@@ -130,16 +135,22 @@ class Jobs:
             message = f"cut at {cut.n}, outside what this attempt made"
             self._say_failed(work.job, Problem(ProblemCode.INVALID_REQUEST, message))
 
+    def fail(self, job: str, attempt: int, problem: Problem) -> None:
+        """The engine under a live job is lost: said at once, and what was delivered is signed."""
+        work = self._live.get((job, attempt))
+        if work is not None:
+            self._stop(work)
+            self._say_failed(work.job, problem)
+            self._sign_delivered(work)
+
     def refuse_new(self, reason: str) -> None:
         """From now on every Open is answered with DRAINING."""
         self._refuses = reason
 
     def hand_back(self, reason: str) -> None:
         """Stop what runs; the coordinator resumes it elsewhere from the ids it has."""
-        for work in list(self._live.values()):
-            self._stop(work)
-            self._say_failed(work.job, Problem(ProblemCode.DRAINING, reason))
-            self._sign_delivered(work)
+        for key in list(self._live):
+            self.fail(*key, Problem(ProblemCode.DRAINING, reason))
 
     async def finished(self) -> None:
         """Return when no job is live and every signature is out."""

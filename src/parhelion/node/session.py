@@ -24,10 +24,13 @@ from parhelion.link import (
     Open,
     Register,
     Standing,
+    ToStages,
     Welcome,
 )
 from parhelion.node.jobs import Jobs
 from parhelion.node.outbox import Outbox
+from parhelion.node.pipes import OpenPipe
+from parhelion.node.stages import Stages
 from parhelion.words import Clock, NodeCard, ProblemCode
 
 if TYPE_CHECKING:
@@ -92,7 +95,10 @@ def pace_s(told_s: float) -> float:
 
 
 class Session:
-    """A welcomed node at work until either side ends it."""
+    """A welcomed node at work until either side ends it.
+
+    `stages` are those of a node that is a member of pipelines, linked by `open_pipe`.
+    """
 
     def __init__(
         self,
@@ -105,6 +111,8 @@ class Session:
         engine_faults: Callable[[], tuple[EngineState, ...]],
         on_drain: Callable[[Drain], None],
         on_standing: Callable[[Standing], None],
+        stages: Stages | None = None,
+        open_pipe: OpenPipe | None = None,
     ) -> None:
         self._carrier = carrier
         self._heartbeat_s = pace_s(welcome.heartbeat_s)
@@ -114,6 +122,9 @@ class Session:
         self._on_standing = on_standing
         self._outbox = Outbox(carrier.post)
         self._jobs = Jobs(key, engines, self._outbox, clock)
+        self._stages = stages if open_pipe is not None else None
+        if stages is not None and open_pipe is not None:
+            stages.begin(self._outbox, open_pipe)
         self._beat_now = asyncio.Event()
         self._leaving: asyncio.Task[None] | None = None
         self._goodbye: Bye | None = None
@@ -136,6 +147,8 @@ class Session:
             if self._leaving is not None:
                 self._leaving.cancel()
             await self._jobs.abandon()
+            if self._stages is not None:
+                await self._stages.end()
 
     def beat(self) -> None:
         """Send a heartbeat at once: something about this node has changed."""
@@ -144,9 +157,15 @@ class Session:
     def leave(self, reason: str, deadline_s: float) -> None:
         """Take nothing new, finish what runs within the deadline, hand back the rest, then go."""
         if self._leaving is None:
-            self._jobs.refuse_new(reason)
+            for desk in self._desks:
+                desk.refuse_new(reason)
             self._outbox.say(Draining(reason=reason))
             self._leaving = asyncio.create_task(self._leave(reason, deadline_s), name="leave")
+
+    @property
+    def _desks(self) -> tuple[Jobs | Stages, ...]:
+        """Everything that has jobs here."""
+        return (self._jobs,) if self._stages is None else (self._jobs, self._stages)
 
     async def _hear(self) -> FromCoordinator:
         silence_s = SILENT_BEATS * self._heartbeat_s
@@ -162,13 +181,16 @@ class Session:
             case Open(job=job):
                 self._jobs.open(job)
             case Cut():
-                self._jobs.cut(message)
+                for desk in self._desks:
+                    desk.cut(message)
             case Drain():
                 self._on_drain(message)
             case Standing():
                 self._on_standing(message)
             case Alive():
                 pass  # That it came is what it says.
+            case _ if isinstance(message, ToStages) and self._stages is not None:
+                self._stages.obey(message)
             case _:
                 cause = f"{type(message).__name__} came in the middle of a session"
                 raise await _break(self._carrier, ProblemCode.INVALID_REQUEST, cause)
@@ -184,6 +206,7 @@ class Session:
                     engine=faults[0].state if faults else "ready",
                     reason=faults[0].reason if faults else None,
                     engines=faults,
+                    stages=() if self._stages is None else self._stages.states(),
                 )
             )
             with contextlib.suppress(TimeoutError):
@@ -195,11 +218,14 @@ class Session:
     async def _leave(self, reason: str, deadline_s: float) -> None:
         try:
             async with asyncio.timeout(deadline_s):
-                await self._jobs.finished()
+                for desk in self._desks:
+                    await desk.finished()
         except TimeoutError:
-            log.warning("drain took too long: handing jobs back", extra={"busy": self._jobs.busy})
-            self._jobs.hand_back(reason)
-        recent_s = self._jobs.since_last_end_s()
+            busy = sum(desk.busy for desk in self._desks)
+            log.warning("drain took too long: handing jobs back", extra={"busy": busy})
+            for desk in self._desks:
+                desk.hand_back(reason)
+        recent_s = min(desk.since_last_end_s() for desk in self._desks)
         await asyncio.sleep(max(IDLE_LINGER_S, LINGER_S - recent_s))
         self._outbox.flush()
         self._goodbye = Bye(code=ProblemCode.DRAINING, message=reason)

@@ -18,6 +18,19 @@ STATE_NAME = "node.state.json"
 STATE_LIMIT_BYTES = 64 * 1024
 
 
+class HeldStage(Record, frozen=True, kw_only=True):
+    """Layers [start, end) of an artefact that a member of pipelines holds, or is loading."""
+
+    digest: str
+    start: int
+    end: int
+    layers: int
+    ready: bool
+    need_bytes: int
+    model: str = ""
+    """What the pool calls it."""
+
+
 class NodeState(Record, frozen=True, kw_only=True):
     """What a node says of itself; `address` is without its invite.
 
@@ -37,6 +50,9 @@ class NodeState(Record, frozen=True, kw_only=True):
     models: tuple[str, ...] = ()
     names: dict[str, str] = msgspec.field(default_factory=dict[str, str])
     version: str = ""
+    memory_bytes: int | None = None
+    """What it gives to pipelines; None where it is a member of none."""
+    stages: tuple[HeldStage, ...] = ()
 
 
 def write_state(folder: Path, state: NodeState) -> None:

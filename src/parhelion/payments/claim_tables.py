@@ -71,4 +71,41 @@ CREATE TABLE x402_identifiers(
 CREATE INDEX x402_identifiers_by_expiry ON x402_identifiers(expires_at_ms);
 """
 
-MIGRATIONS: tuple[Migration, ...] = (Migration(number=51, room="payments", sql=_TABLES),)
+# A payment that failed and can land no more is nobody's: whoever signs them for nothing must not
+# fill the table. What landed, or may land, is never removed.
+_DEAD = """
+DROP TRIGGER x402_claim_stays;
+CREATE TRIGGER x402_claim_stays BEFORE DELETE ON x402_claims
+    WHEN OLD.state <> 'failed' OR OLD.look_at_ms IS NOT NULL
+BEGIN SELECT RAISE(ABORT, 'a claim that may have landed is never removed'); END;
+CREATE INDEX x402_claims_dead ON x402_claims(ended_at_ms)
+    WHERE state = 'failed' AND look_at_ms IS NULL;
+"""
+
+# What a wallet has on its way at once, which its balance must cover: asked with every claim.
+_IN_FLIGHT = """
+CREATE INDEX x402_claims_in_flight ON x402_claims(network, payer)
+    WHERE state IN ('claimed', 'pending');
+"""
+
+# What was signed is needed until nobody asks for it again; what it says stays, without its bytes.
+_WHOLE = """
+ALTER TABLE x402_claims ADD COLUMN is_whole INTEGER NOT NULL DEFAULT 1 CHECK (is_whole IN (0, 1));
+CREATE INDEX x402_claims_whole ON x402_claims(ended_at_ms) WHERE state = 'settled' AND is_whole = 1;
+DROP TRIGGER x402_settled_is_final;
+CREATE TRIGGER x402_settled_is_final BEFORE UPDATE ON x402_claims
+    WHEN OLD.state = 'settled' AND (NEW.state <> 'settled'
+        OR (OLD.granted IS NOT NULL AND NOT (OLD.is_whole = 1 AND NEW.is_whole = 0))
+        OR NEW.granted IS NOT OLD.granted AND OLD.granted IS NOT NULL
+        OR NEW.transaction_id <> OLD.transaction_id OR NEW.landed_micro <> OLD.landed_micro
+        OR NEW.account <> OLD.account OR NEW.payer <> OLD.payer OR NEW.request <> OLD.request
+        OR NEW.body_hash <> OLD.body_hash OR NEW.is_whole > OLD.is_whole)
+BEGIN SELECT RAISE(ABORT, 'a settled claim is never changed'); END;
+"""
+
+MIGRATIONS: tuple[Migration, ...] = (
+    Migration(number=51, room="payments", sql=_TABLES),
+    Migration(number=53, room="payments", sql=_DEAD),
+    Migration(number=54, room="payments", sql=_IN_FLIGHT),
+    Migration(number=56, room="payments", sql=_WHOLE),
+)

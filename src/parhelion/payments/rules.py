@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from parhelion.identity import Session
 from parhelion.ledger import GUEST, amount_text, most_tokens, price
 from parhelion.payments.idempotency import Earlier
-from parhelion.words import Ask, Grant, Problem, ProblemCode, Quote, Rate, Record, kin
+from parhelion.words import (
+    Ask,
+    Bought,
+    Grant,
+    Problem,
+    ProblemCode,
+    Quote,
+    Rate,
+    Record,
+    Tier,
+    kin,
+)
 
 IDEMPOTENCY_KEY_LIMIT_CHARS = 255
 """An Idempotency-Key is a UUID or the like (SDKs send 45 characters); a longer one is a mistake."""
+
+PAYMENT_LIMIT_CHARS = 16 * 1024
+"""A payment of either chain with resource and extensions takes under 4 kB; servers stop at 64."""
+
+LANDED_MEMO = "x402 "
+"""Stands before the transaction in the memo of what came from a chain, or left for one."""
 
 RUNNING_RETRY_S = 2
 """When to ask again about a request that still runs."""
@@ -22,15 +40,85 @@ class Replay(Record, frozen=True, kw_only=True):
     request: str
     receipt: str
     account: str
+    bought: Bought | None = None
+    """What paid for it, where that is how it was found."""
+
+
+class Undelivered(Problem):
+    """An answer that was paid for by itself, and failed; what was not delivered is credited.
+
+    `bought` is the payment, None where a session had bought the answer before.
+    """
+
+    def __init__(self, problem: Problem, bought: Bought | None) -> None:
+        whose = "" if bought is None else f" (transaction {bought.transaction})"
+        super().__init__(
+            problem.code,
+            problem.message,
+            hint=f"what you paid and did not get is credited to your balance{whose}: sign in with "
+            "the wallet to spend it",
+            param=problem.param,
+            retry_after_s=problem.retry_after_s,
+        )
+        self.bought = bought
 
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Who pays, as a credential proved it; every kind of credential ends as one of these."""
+    """Who pays, as a credential proved it; every kind of credential ends as one of these.
+
+    `is_limited`: its key spends a part of the account's balance only, and so it reads no more than
+    that part (decision 024).
+    """
 
     account: str
     key: str | None
     asset: str
+    session: Session | None = None
+    is_limited: bool = False
+
+    @property
+    def reads_key(self) -> str | None:
+        """The key whose part of the account is all that this payer reads; None: all of it."""
+        return self.key if self.is_limited else None
+
+    @property
+    def answer(self) -> Session | None:
+        """The session that is worth one answer of a tier, and reads no more than that answer's."""
+        return None if self.session is None or self.session.tier is None else self.session
+
+
+@dataclass(frozen=True, slots=True)
+class Buyer:
+    """Who pays for a request and at which rate, before anything of it was read.
+
+    `buys`: by a payment of its own, `payment` being the one that came with it; the payer's account
+    is then credited with what is left of it (GUEST: the wallet that paid is). `url` is what offers
+    name; `address` is where the request comes from, "" where that is not known. `spends` is what
+    the key of a buyer spends where that does not pay for this, "" otherwise.
+    """
+
+    payer: Payer
+    rate: Rate
+    buys: bool = False
+    payment: bytes | None = None
+    url: str = ""
+    address: str = ""
+    spends: str = ""
+
+
+Reserve = Callable[[], Awaitable[Callable[[], None]]]
+"""Reserves a slot for a paid request before its payment is settled (DESIGN 5); returns what frees
+it. Problem where none comes free in time: then nothing was sent."""
+
+
+def no_credentials() -> Problem:
+    """What is said where a key is needed and none came."""
+    return Problem(
+        ProblemCode.MISSING_CREDENTIALS,
+        "no API key came with this request",
+        hint="send `Authorization: Bearer sk-prl-...`; the pool's owner makes keys",
+    )
 
 
 def payer_and_rate(
@@ -44,11 +132,7 @@ def payer_and_rate(
     rates = {rate.asset: rate for rate in at}
     if payer is None:
         if not is_free(at, pool_asset):
-            raise Problem(
-                ProblemCode.MISSING_CREDENTIALS,
-                "no API key came with this request",
-                hint="send `Authorization: Bearer sk-prl-...`; the pool's owner makes keys",
-            )
+            raise no_credentials()
         return Payer(GUEST, None, pool_asset), rates[pool_asset]
     if payer.asset not in rates:
         sold_in = ", ".join(sorted(rates)) or "nothing"
@@ -92,11 +176,55 @@ def over_limit(grant: Grant) -> Problem:
     )
 
 
+def spends_another(offers: Problem, asset: str, tier: Tier | None) -> Problem:
+    """The offers, with why the key that came does not pay."""
+    sold = "this" if tier is None else f"a {tier.name} answer"
+    return Problem(
+        offers.code,
+        f"this key spends {asset}, which does not pay for {sold}; {offers.message}",
+        hint=offers.hint,
+        param=offers.param,
+        offer=offers.offer,
+    )
+
+
+def refuse_v1() -> Problem:
+    """What the client of x402 version 1 hears, whose header is another one."""
+    return Problem(
+        ProblemCode.PAYMENT_INVALID,
+        "X-PAYMENT is x402 version 1, which is not spoken here",
+        hint="use a client of x402 version 2: it sends PAYMENT-SIGNATURE",
+        param="X-PAYMENT",
+    )
+
+
+def check_session(session: Session | None, tier: Tier | None) -> None:
+    """Problem INVALID_SESSION where a session was opened for something else than this."""
+    if session is None or session.tier is None:
+        return
+    if tier is None or tier.name != session.tier:
+        raise Problem(
+            ProblemCode.INVALID_SESSION,
+            f"this session is for one {session.tier} answer",
+            hint=f"send the prompt to /{session.tier}/v1/chat/completions",
+        )
+
+
 def _what_fits(grant: Grant, prompt_tokens: int, available_micro: int) -> str:
     most = most_tokens(grant.rate, prompt_tokens, available_micro)
     if most is None or most < 1:
         return "not even one token of an answer fits: add credits, or shorten the prompt"
     return f"max_tokens {most + (grant.unbilled_from or 0)} would fit; or add credits"
+
+
+def check_tier(tier: Tier | None, prompt_tokens: int) -> None:
+    """Problem CONTEXT_LENGTH_EXCEEDED where a tier takes no prompt of this length."""
+    if tier is not None and prompt_tokens > tier.max_prompt_tokens:
+        raise Problem(
+            ProblemCode.CONTEXT_LENGTH_EXCEEDED,
+            f"the prompt has {prompt_tokens} tokens; {tier.name} takes {tier.max_prompt_tokens}",
+            hint="shorten the prompt, or take a larger tier; nothing was paid",
+        )
 
 
 def idempotency_key(ask: Ask, account: str) -> str | None:
@@ -130,11 +258,12 @@ def decide(
     earlier: Earlier | None,
     evidence_lives: bool,
     fresh_seed: int,
+    billed_micro: int = 0,
 ) -> Grant | Replay:
     """The grant for this ask, or the replay of an earlier answer; Problem otherwise.
 
     `earlier` is what the same Idempotency-Key left. A cut run is gone on with: the same seed, and
-    neither the prompt nor the ids it billed are billed again.
+    neither the prompt nor the ids it billed are billed again; `billed_micro` is what it cost.
     """
     seed = fresh_seed if ask.seed is None else ask.seed
     unbilled_from = None
@@ -143,14 +272,18 @@ def decide(
         if replay is not None:
             return replay
         seed, unbilled_from = earlier.seed, earlier.billed_ids
+    check_tier(ask.tier, len(quote.prompt_ids))
     check_price(ask, quote, rate)
     return Grant(
         account=payer.account,
         key=payer.key,
         rate=rate,
-        amount_micro=worst_cost(rate, len(quote.prompt_ids), quote.max_tokens, unbilled_from),
+        amount_micro=ask.tier.price_micro - billed_micro
+        if ask.tier is not None
+        else worst_cost(rate, len(quote.prompt_ids), quote.max_tokens, unbilled_from),
         seed=seed,
         unbilled_from=unbilled_from,
+        tier=ask.tier,
     )
 
 

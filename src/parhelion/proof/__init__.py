@@ -21,6 +21,8 @@ from parhelion.proof.receipt import (
     segment_holds,
     sign_receipt,
     sign_segment,
+    sign_stage,
+    stage_holds,
     text_hmac,
 )
 from parhelion.proof.receipts import MIGRATIONS, Receipts
@@ -44,6 +46,8 @@ __all__ = [
     "segment_holds",
     "sign_receipt",
     "sign_segment",
+    "sign_stage",
+    "stage_holds",
     "text_hmac",
     "verify",
 ]

@@ -14,7 +14,8 @@ little-endian), so no value made for one purpose can stand for another:
 
 A head therefore commits to the prompt and to every id before it, in order. Signatures are Ed25519
 over a domain, a zero byte and the RFC 8785 form of the object without its `signature` member (a
-segment also without `reason`, which is the coordinator's word, not the node's).
+segment also without `reason`, which is the coordinator's word, not the node's, and without
+`stages`, each of which is signed by a node of its own).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import msgspec
 
 from parhelion.identity import NodeKey, bytes_of, text_of, verify
 from parhelion.proof.canonical import canonical, dumps, plain, written
-from parhelion.words import Job, Problem, Receipt, Segment
+from parhelion.words import Job, Problem, Receipt, Segment, StageSegment
 
 OPENING_BYTES = 32
 BLOCK_BYTES = 64
@@ -44,6 +45,7 @@ ID_LIMIT = 2**32
 
 OPENING_DOMAIN = b"parhelion/opening/1\0"
 SEGMENT_DOMAIN = b"parhelion/segment/1\0"
+STAGE_DOMAIN = b"parhelion/stage/1\0"
 RECEIPT_DOMAIN = b"parhelion/receipt/1\0"
 LEAF_DOMAIN = b"parhelion/leaf/1\0"
 
@@ -259,6 +261,25 @@ def segment_holds(segment: Segment) -> bool:
     return _signed(segment.node, message, segment.signature)
 
 
+def sign_stage(key: NodeKey, segment: StageSegment) -> StageSegment:
+    """A stage's part with its node's signature; the key must be the named node's."""
+    if segment.node != key.peer:
+        raise ValueError("a node signs only its own part")
+    signature = text_of(key.sign(_stage_message(segment)))
+    return msgspec.structs.replace(segment, signature=signature, reason=None)
+
+
+def stage_holds(segment: StageSegment) -> bool:
+    """Whether the named node signed exactly this part."""
+    if segment.signature is None:
+        return False
+    try:
+        message = _stage_message(segment)
+    except Problem:
+        return False  # A number without a canonical form: nobody can have signed it.
+    return _signed(segment.node, message, segment.signature)
+
+
 def sign_receipt(key: NodeKey, receipt: Receipt) -> Receipt:
     """The receipt with its coordinator's signature; the key must be the named coordinator's."""
     return seal_receipt(key, receipt)[0]
@@ -295,7 +316,14 @@ def leaf_of(body: bytes) -> str:
 def _segment_message(segment: Segment) -> bytes:
     body = msgspec.to_builtins(segment)
     del body["signature"], body["reason"]
+    body.pop("stages", None)
     return SEGMENT_DOMAIN + dumps(body)
+
+
+def _stage_message(segment: StageSegment) -> bytes:
+    body = msgspec.to_builtins(segment)
+    del body["signature"], body["reason"]
+    return STAGE_DOMAIN + dumps(body)
 
 
 def _receipt_message(receipt: Receipt) -> bytes:

@@ -37,6 +37,16 @@ CREATE INDEX receipts_by_account ON receipts (account, issued_at_ms);
 MIGRATIONS: tuple[Migration, ...] = (Migration(number=40, room="proof", sql=_RECEIPTS),)
 
 
+LATEST_LOOKED = 5000
+"""Receipts, newest first, among which a node's are looked for: they have no index by node, which
+every answer would have to write, and to look through so many takes some 10 ms."""
+
+_OF_NODE = """
+SELECT body FROM (SELECT rowid AS place, body FROM receipts ORDER BY rowid DESC LIMIT ?1)
+WHERE instr(body, ?2) > 0 ORDER BY place DESC LIMIT ?3
+"""
+
+
 class _Kept(NamedTuple):
     account: str
     until_s: float
@@ -89,6 +99,20 @@ class Receipts:
                 param="id",
             )
         return found
+
+    async def of_node(self, peer: str, limit: int) -> tuple[Receipt, ...]:
+        """The latest answers that this node made or had a part in, whoever owns them.
+
+        Looked for among the LATEST_LOOKED newest of all.
+        """
+        # As JSON has it: a peer id is base58, and stands in quotes of its own.
+        rows = await self._store.read(_OF_NODE, (LATEST_LOOKED, f'"{peer}"', limit))
+        found = [msgspec.json.decode(str(body), type=Receipt) for (body,) in rows]
+        return tuple(
+            receipt
+            for receipt in found
+            if any(peer in segment.nodes for segment in receipt.segments)
+        )
 
     async def leaf(self, id: str) -> str | None:
         """The leaf hash of a receipt, whoever owns it; None when there is no such receipt."""

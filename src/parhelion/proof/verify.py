@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import msgspec
 
-from parhelion.ledger import class_of, price
+from parhelion.ledger import class_of, price, tier_cost, tier_rate
 from parhelion.proof.receipt import (
     ID_LIMIT,
     IdChain,
@@ -18,16 +18,31 @@ from parhelion.proof.receipt import (
     prompt_hmac,
     receipt_holds,
     segment_holds,
+    stage_holds,
     text_hmac,
 )
 from parhelion.proof.strict import Malformed, expect, read_closed
-from parhelion.words import AssetClass, ClosedRecord, Evidence, ProblemCode, Receipt, kin
+from parhelion.words import (
+    AssetClass,
+    ClosedRecord,
+    Evidence,
+    ProblemCode,
+    Receipt,
+    Segment,
+    Sold,
+    StageSegment,
+    Tier,
+    kin,
+)
 
 RECEIPT_LIMIT_BYTES = 256 * 1024
 """A receipt with many segments and a full logit_bias is under 64 kB."""
 
 EVIDENCE_LIMIT_BYTES = 16 * 1024 * 1024
 """A million ids and their text."""
+
+STAGES_LIMIT = 256
+"""No model has as many layers as would make longer pipelines."""
 
 SEGMENTS_LIMIT = 64
 """A request migrates at most 3 times; the rest is room for pipelines."""
@@ -43,6 +58,8 @@ FINISH_REASONS = FINISHED | frozenset(map(str, ProblemCode))
 _HEX = re.compile(r"[0-9a-f]{64}")
 _RECEIPT_ID = re.compile(r"rcpt_[0-9a-v]{26}")
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,19}")
+_PAYMENT = re.compile(r"(solana|eip155):[0-9A-Za-z]{1,32}/[0-9A-Za-z]{32,90}")
+"""A CAIP-2 network and the id of a transaction there."""
 _SEED = re.compile(r"0|-?[1-9][0-9]{0,19}")
 
 CheckName = Literal["format", "signature", "segments", "identity", "counts", "price", "ids", "text"]
@@ -96,6 +113,8 @@ def _well_formed(body: Receipt) -> None:
         _expect_hex(name, getattr(body, name))
     expect(_SEED.fullmatch(body.seed), "seed", "not a decimal integer")
     expect(_DECIMAL.fullmatch(body.cost_micro), "cost_micro", "not a decimal integer")
+    expect(body.payment is None or _PAYMENT.fullmatch(body.payment), "payment", "no transaction")
+    expect(body.sold is None or body.sold.tier.isprintable(), "sold.tier", "no name")
     expect(len(body.segments) <= SEGMENTS_LIMIT, "segments", f"more than {SEGMENTS_LIMIT}")
     for segment in body.segments:
         for name in ("opening_hash", "artefact", "head", "ask"):
@@ -105,8 +124,22 @@ def _well_formed(body: Receipt) -> None:
             "segments.reason",
             "a signed segment has none",
         )
+        if segment.stages is not msgspec.UNSET:
+            _well_formed_stages(segment.stages)
     bias = [id for id, _ in body.params.logit_bias]
     expect(bias == sorted(set(bias)), "params.logit_bias", "not sorted by id")
+
+
+def _well_formed_stages(stages: Sequence[StageSegment]) -> None:
+    expect(1 < len(stages) <= STAGES_LIMIT, "segments.stages", f"not 2 to {STAGES_LIMIT}")
+    for stage in stages:
+        for name in ("opening_hash", "artefact", "head"):
+            _expect_hex(f"segments.stages.{name}", getattr(stage, name))
+        expect(
+            stage.signature is None or stage.reason is None,
+            "segments.stages.reason",
+            "a signed part has none",
+        )
 
 
 def _expect_hex(name: str, value: str) -> None:
@@ -135,6 +168,9 @@ def _segments(body: Receipt) -> Check:
             return _failed("segments", f"{name} ends before it starts")
         if segment.signature is not None and not segment_holds(segment):
             return _failed("segments", f"{name} is not signed by its node, or was changed")
+        fault = None if segment.stages is msgspec.UNSET else _fault_of(segment, segment.stages)
+        if fault is not None:
+            return _failed("segments", f"{name}: {fault}")
         at = segment.to
     if at != body.output_ids:
         return _failed("segments", f"segments cover {at} of {body.output_ids} output ids")
@@ -145,15 +181,44 @@ def _segments(body: Receipt) -> Check:
     attempts = [segment.attempt for segment in body.segments]
     if attempts != sorted(set(attempts)):
         return _failed("segments", "attempts do not follow one another")
+    parts = list(_parts(body))
     unsigned = [
-        f"node {segment.node}: {segment.reason or 'no reason given'}"
-        for segment in body.segments
-        if segment.signature is None
+        f"node {part.node}: {part.reason or 'no reason given'}"
+        for part in parts
+        if part.signature is None
     ]
     if unsigned:
-        return _unchecked("segments", "no signature of " + "; ".join(unsigned))
-    nodes = ", ".join(dict.fromkeys(segment.node for segment in body.segments))
+        return _unchecked("segments", "no signature of " + "; ".join(dict.fromkeys(unsigned)))
+    nodes = ", ".join(dict.fromkeys(part.node for part in parts))
     return _ok("segments", f"signed by {nodes}" if nodes else "no output, so no segment")
+
+
+def _parts(body: Receipt) -> Iterator[Segment | StageSegment]:
+    for segment in body.segments:
+        yield segment
+        if segment.stages is not msgspec.UNSET:
+            yield from segment.stages
+
+
+def _fault_of(segment: Segment, stages: Sequence[StageSegment]) -> str | None:
+    """What is wrong with the stages of a segment: they hold every layer once, and agree with it."""
+    layer = 0
+    about = (segment.job, segment.attempt, segment.opening_hash, segment.artefact)
+    stretch = (segment.start, segment.to, segment.head)
+    for number, stage in enumerate(stages, start=1):
+        name = f"stage {number} of node {stage.node}"
+        if stage.layers[0] != layer or stage.layers[1] <= layer:
+            return f"{name} starts at layer {stage.layers[0]}, not at {layer}"
+        if (stage.job, stage.attempt, stage.opening_hash, stage.artefact) != about:
+            return f"{name} is about another request or model"
+        if (stage.start, stage.to, stage.head) != stretch:
+            return f"{name} is about another stretch of the output"
+        if stage.signature is not None and not stage_holds(stage):
+            return f"{name} is not signed by its node, or was changed"
+        layer = stage.layers[1]
+    if stages[-1].node != segment.node:
+        return "its node is not that of its last stage"
+    return None
 
 
 def _identity(body: Receipt, coordinator: str | None, signature: Check) -> Check:
@@ -219,6 +284,8 @@ def _price(body: Receipt) -> Check:
         return _failed("price", f"the rate is that of {rate.model}, not of {body.model}")
     if rate.prompt_micro < 0 or rate.completion_micro < 0:
         return _failed("price", "a rate is negative")
+    if body.sold is not None:
+        return _sold(body, body.sold)
     # What an earlier, cut run of the same Idempotency-Key billed is not billed again.
     first_run = body.already_billed is None
     prompt = body.prompt_tokens if first_run else 0
@@ -227,6 +294,33 @@ def _price(body: Receipt) -> Check:
     if str(cost) != body.cost_micro:
         return _failed("price", f"cost is {body.cost_micro}, the rate makes it {cost}")
     return _ok("price", f"{cost} base units of {rate.asset} at rate version {rate.version}")
+
+
+def _sold(body: Receipt, sold: Sold) -> Check:
+    """An answer of a tier: its price where it is whole, its share where it was cut."""
+    price_micro = int(sold.price_micro) if _DECIMAL.fullmatch(sold.price_micro) else 0
+    if not 0 < price_micro <= AMOUNT_LIMIT or sold.max_tokens < 1:
+        return _failed("price", "the tier that was sold has no price or no length")
+    if body.max_tokens > sold.max_tokens:
+        return _failed("price", f"asked for more tokens than the tier {sold.tier} sells")
+    tier = Tier(
+        name=sold.tier,
+        price_micro=price_micro,
+        max_tokens=sold.max_tokens,
+        max_prompt_tokens=body.prompt_tokens,
+    )
+    if body.rate != tier_rate(tier, body.model, body.rate.asset):
+        return _failed("price", f"the rate is not that of the tier {sold.tier}")
+    cost = tier_cost(
+        tier,
+        body.completion_tokens,
+        is_whole=body.finish_reason in FINISHED,
+        was_left=body.finish_reason == ProblemCode.CANCELLED,
+        already_billed=body.already_billed or 0,
+    )
+    if str(cost) != body.cost_micro:
+        return _failed("price", f"cost is {body.cost_micro}, the tier makes it {cost}")
+    return _ok("price", f"{cost} base units of {body.rate.asset} for one {sold.tier} answer")
 
 
 def _is_of_class(asset: str, asset_class: str) -> bool:

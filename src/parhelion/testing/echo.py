@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import time
 from array import array
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from parhelion.engines import EngineCard, Mismatch
 from parhelion.words import Clock, Job, Problem, ProblemCode, SamplerParams, Step
+
+log = logging.getLogger("parhelion.testing")
 
 HASH_KEY = b"parhelion echo engine"
 
@@ -68,6 +71,7 @@ class EchoEngine:
         """Ids up to `max_tokens`, one a Step; see `engines.Engine.generate`."""
         self._refuse(job)
         key = (job.job, job.attempt)
+        log.debug("job", extra={"job": job.job, "attempt": job.attempt})
         cancelled = self._live[key] = asyncio.Event()
         try:
             async with self._slots:

@@ -25,6 +25,7 @@ from parhelion.link import Address, parse_address
 from parhelion.node import Agent, AgentState
 from parhelion.node.agent import DRAIN_DEADLINE_S
 from parhelion.testing.echo import EchoEngine
+from parhelion.testing.parrot import ParrotEngine
 from parhelion.words import Problem, ProblemCode
 
 CATALOGUE_DEADLINE_S = 10.0
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--n-vocab", type=int, default=DEFAULT_N_VOCAB)
     parser.add_argument("--first-id", type=int, default=DEFAULT_FIRST_ID, help="lowest id echoed")
+    parser.add_argument("--parrot", action="store_true", help="answer with the last message")
     parser.add_argument("--name")
     parser.add_argument("--drain-s", type=float, default=DRAIN_DEADLINE_S, help="then hand back")
     parser.add_argument("--log-level", default="info")
@@ -81,8 +83,9 @@ def _parser() -> argparse.ArgumentParser:
 async def _serve(options: argparse.Namespace, data: Path) -> None:
     address = parse_address(options.address)
     key = NodeKey.load_or_create(data / "node.key")
+    kind = ParrotEngine if options.parrot else EchoEngine
     engines = {
-        digest: EchoEngine(
+        digest: kind(
             slots=options.slots,
             tokens_per_s=options.tokens_per_s,
             n_vocab=options.n_vocab,

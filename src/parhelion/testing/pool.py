@@ -3,7 +3,7 @@
 The real coordinator with its real API, as `parhelion up` starts it, only that nodes come from
 elsewhere (echo nodes, usually), so that a test of money or of the link needs no engine. One JSON
 line on standard output says that nodes may join; SIGTERM or Ctrl-C drains it. Settings come from
-the environment (`PARHELION_LIMITS_BURST=5`).
+the environment (`PARHELION_LIMITS_BURST=5`) and from DIR/config.toml, if there.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "web": {"port": 0},
     }
     try:
-        config = load(None, os.environ, overrides)
+        file = Path(options.data) / "config.toml"
+        config = load(file if file.exists() else None, os.environ, overrides)
         logs.set_up(config.log)
         api.run(_serve(config))
     except Problem as problem:
@@ -60,13 +62,15 @@ async def _serve(config: Config) -> None:
 
 
 def _say(ready: Ready) -> None:
-    line = {
+    line: dict[str, object] = {
         "api": ready.api,
         "web": ready.web,
         "key": ready.key,
         "join": ready.join,
         "coordinator": ready.coordinator,
     }
+    if ready.chains:
+        line["chains"] = ready.chains
     sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
     sys.stdout.flush()
 

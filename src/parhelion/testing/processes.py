@@ -21,6 +21,12 @@ READY_DEADLINE_S = 90.0
 ANSWER_DEADLINE_S = 120.0
 
 
+CHAINS = "PARHELION_X402_LOCAL_CHAINS"
+WITH_CHAINS = {CHAINS: "auto"}
+"""For a pool that is paid on its two local chains, as `parhelion up` is for a person: a test says
+that it wants them, because they are two processes more."""
+
+
 class Running:
     """A started process: `ready` is the line it printed, `log` the file of its stderr."""
 
@@ -101,13 +107,20 @@ class Running:
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""
         self.process.kill()
-        self.process.wait(30)
+        self._ended(30)
 
     def stop(self, signal_number: int = signal.SIGINT, deadline_s: float = 60.0) -> int:
         """Ask it to drain and end; its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(signal_number)
-        return self.process.wait(deadline_s)
+        return self._ended(deadline_s)
+
+    def _ended(self, deadline_s: float) -> int:
+        status = self.process.wait(deadline_s)
+        # Its line was read when it was ready; a pipe left open would be a warning of the next test.
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return status
 
 
 def start(
@@ -125,7 +138,7 @@ def start(
             stdout=subprocess.PIPE,
             stderr=sink,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, **(env or {})},
+            env={CHAINS: "never", **os.environ, **(env or {})},
         )
     line = _first_line(process, time.monotonic() + deadline_s)
     if line is None:

@@ -1,4 +1,4 @@
-"""Serves the web pages: one plain page made from /health and /v1/nodes, beside the same API."""
+"""Serves the web pages: what /web was built into, beside the same API on one origin."""
 
 from __future__ import annotations
 

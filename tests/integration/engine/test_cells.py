@@ -127,13 +127,34 @@ def test_compaction_keeps_a_shared_prefix_shared(context: llama.Context) -> None
     assert positions(context, 2) == list(range(PROMPT + 3))
 
 
+def test_a_compaction_in_small_parts_moves_what_is_shared_and_what_is_not(
+    context: llama.Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part_bytes = 8 * context._cell_bytes
+    monkeypatch.setattr(llama, "COPY_LIMIT_BYTES", part_bytes)
+    streams(context, 0, 1, 2, ids=60)
+    assert context.copy_prefix(1, 4, 50) and context.copy_prefix(4, 5, 45)
+    feed(context, (4, 50, 5), (5, 45, 20), (2, 60, 10))
+    context.retire(0, 0)
+    context.retire(1, 41)
+    context.free_retired()
+    held = (1, 2, 4, 5)
+    before, size = {seq: state_of(context, seq) for seq in held}, whole_state_bytes(context)
+    context.compact()
+    assert {seq: state_of(context, seq) for seq in held} == before
+    assert whole_state_bytes(context) == size, "what was shared is still"
+    feed(context, *((seq, context.length(seq), 9) for seq in held))
+    assert all(positions(context, seq) == sorted(positions(context, seq)) for seq in held)
+    assert context._copy.nbytes < 2 * part_bytes, "no more is copied at once"
+
+
 def test_a_compaction_that_loses_a_sequence_is_a_fault(
     context: llama.Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     streams(context, 0, 1, ids=50)
-    whole = lib.llama_state_set_data
-    for broken in (lambda *_: 0, lambda handle, at, size: whole(handle, at, size) and 7):
-        monkeypatch.setattr(lib, "llama_state_set_data", broken)
+    whole = lib.llama_state_seq_set_data
+    for broken in (lambda *_: 0, lambda *parts: whole(*parts) and 7):
+        monkeypatch.setattr(lib, "llama_state_seq_set_data", broken)
         with pytest.raises(llama.LlamaFault, match="put back"):
             context.compact()
     monkeypatch.undo()

@@ -54,6 +54,7 @@ async def test_a_killed_host_fails_its_job_at_once_and_serves_again(
     assert [event.kind for event in events] == ["ready", "crashed", "restarting", "ready"]
 
 
+@pytest.mark.slow
 async def test_a_hung_host_is_found_killed_and_replaced(mortal: Mortal, new_job: NewJob) -> None:
     engine, events = mortal
     first = engine.pid

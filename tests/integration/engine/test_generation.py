@@ -66,6 +66,7 @@ async def bare_greedy(path: Path, prompts: list[tuple[int, ...]], tokens: int) -
     return msgspec.json.decode(out.splitlines()[-1], type=list[list[int]])
 
 
+@pytest.mark.slow
 async def test_a_seed_gives_the_same_text_alone_and_in_a_batch_of_8(
     engine: EngineHost, new_job: NewJob, smollm2: Path
 ) -> None:

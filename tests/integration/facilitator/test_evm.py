@@ -1,43 +1,33 @@
-"""The embedded facilitator on a real minievm, paid by x402's own client, and its chain failing."""
+"""The embedded facilitator on real nodes (ours, and anvil), paid by x402's own client, and its
+chain failing."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-import aiohttp
 import pytest
-import pytest_asyncio
 from eth_account import Account
-from eth_account.signers.local import LocalAccount
-from eth_utils import keccak
-from x402.mechanisms.evm.exact import ExactEvmClientScheme
-from x402.mechanisms.evm.signers import EthAccountSigner
-from x402.schemas import PaymentPayload, PaymentRequirements
 
-from parhelion.chain.rpc import JsonRpc, RpcRefused
+from parhelion.chain.rpc import RpcRefused
 from parhelion.payments.facilitator import (
     Ambiguous,
     Code,
     Embedded,
     EmbeddedEvm,
-    EvmOffer,
     EvmPayment,
     Outcome,
-    Payload,
     Refused,
     Settled,
-    read_header,
-    requirements,
 )
-from parhelion.payments.facilitator import evm as rules
+from parhelion.payments.x402 import Expired, FailedOnChain, Landed, Unknown
+from parhelion.payments.x402.readers import EvmReader
 from parhelion.words import Problem, ProblemCode
-from tests.integration.chain.minievm.processes import USDC, Evm, minievm
+from tests.integration.facilitator.evm_shop import PRICE, Shop
 from tests.integration.facilitator.faults import (
     FaultyRpc,
     answers_nothing_after,
@@ -47,136 +37,10 @@ from tests.integration.facilitator.faults import (
     says,
 )
 
-NETWORK = "eip155:84532"
-PRICE = 10_000
-ETHER = 10**18
 
-
-@pytest.fixture(scope="module")
-def evm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evm]:
-    with minievm(tmp_path_factory.mktemp("minievm")) as node:
-        yield node
-
-
-@dataclass
-class Shop:
-    """A buyer, a seller, and the facilitator between them."""
-
-    evm: Evm
-    rpc: FaultyRpc
-    buyer: LocalAccount = field(default_factory=Account.create)
-    relay: LocalAccount = field(default_factory=Account.create)
-    seller: str = field(default_factory=lambda: Account.create().address)
-    carrier: EmbeddedEvm = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.carrier = EmbeddedEvm(self.rpc, self.relay, time.time, look_every_s=0.01)
-
-    def open(self, usdc: int) -> Shop:
-        self.evm.fund(self.buyer.address, usdc=usdc)
-        self.evm.fund(self.relay.address, wei=ETHER // 100)
-        return self
-
-    def facilitator(self, *, budget_s: float = 10.0) -> Embedded:
-        networks = {NETWORK: self.carrier}
-        return Embedded(networks, verify_budget_s=budget_s, settle_budget_s=budget_s)
-
-    @property
-    def offer(self) -> EvmOffer:
-        return EvmOffer(
-            network=NETWORK,
-            asset=USDC,
-            amount_micro=PRICE,
-            pay_to=self.seller,
-            max_timeout_s=60,
-            name="USDC",
-            version="2",
-        )
-
-    def pay(self, offer: EvmOffer | None = None) -> Payload:
-        """A header as x402's own client makes it, read."""
-        accepted = PaymentRequirements.model_validate(requirements(offer or self.offer))
-        client = ExactEvmClientScheme(EthAccountSigner(self.buyer))
-        inner = client.create_payment_payload(accepted)
-        whole = PaymentPayload(x402_version=2, payload=inner, accepted=accepted)
-        text = whole.model_dump_json(by_alias=True, exclude_none=True)
-        found = read_header(base64.b64encode(text.encode()))
-        assert isinstance(found, Payload)
-        return found
-
-    async def verified(self, offer: EvmOffer | None = None) -> EvmPayment:
-        payload = await asyncio.to_thread(self.pay, offer)
-        found = await self.facilitator().verify(payload, offer or self.offer)
-        assert isinstance(found, EvmPayment), found
-        return found
-
-    async def settled(self, payment: EvmPayment) -> Settled:
-        outcome = await self.facilitator().settle(payment)
-        assert isinstance(outcome, Settled), outcome
-        assert outcome.landed_micro == payment.amount_micro
-        return outcome
-
-    def earned(self) -> int:
-        """What the seller got."""
-        data = "0x70a08231" + self.seller[2:].rjust(64, "0")
-        return int(self.evm.ask("eth_call", {"to": USDC, "data": data}, "latest"), 16)
-
-    def send(self, sender: LocalAccount, data: str) -> str:
-        """A call of the token by anybody; its hash."""
-        count = self.evm.ask("eth_getTransactionCount", sender.address, "latest")
-        call = {
-            "type": 2,
-            "chainId": 84532,
-            "nonce": int(count, 16),
-            "to": USDC,
-            "value": 0,
-            "data": data,
-            "gas": 150_000,
-            "maxFeePerGas": 4_000_000,
-            "maxPriorityFeePerGas": 1_000_000,
-        }
-        raw = sender.sign_transaction(call).raw_transaction
-        return self.evm.ask("eth_sendRawTransaction", "0x" + bytes(raw).hex())
-
-    def carry(self, payment: EvmPayment) -> str:
-        """Somebody else brings the authorization to the chain."""
-        other = Account.create()
-        self.evm.fund(other.address, wei=ETHER // 1000)
-        return self.send(other, "0x" + rules.call_data(payment).hex())
-
-    def cancel(self, payment: EvmPayment) -> None:
-        """The buyer takes the authorization back."""
-        signed = self.buyer.sign_typed_data(
-            domain_data={
-                "name": "USDC",
-                "version": "2",
-                "chainId": 84532,
-                "verifyingContract": USDC,
-            },
-            message_types={
-                "CancelAuthorization": [
-                    {"name": "authorizer", "type": "address"},
-                    {"name": "nonce", "type": "bytes32"},
-                ]
-            },
-            message_data={
-                "authorizer": self.buyer.address,
-                "nonce": bytes.fromhex(payment.nonce[2:]),
-            },
-        )
-        selector = keccak(text="cancelAuthorization(address,bytes32,uint8,bytes32,bytes32)")[:4]
-        words = payment.payer[2:].rjust(64, "0") + payment.nonce[2:]
-        parts = b"".join(each.to_bytes(32, "big") for each in (signed.v, signed.r, signed.s))
-        other = Account.create()
-        self.evm.fund(other.address, wei=ETHER // 1000)
-        self.send(other, "0x" + selector.hex() + words + parts.hex())
-
-
-@pytest_asyncio.fixture
-async def shop(evm: Evm) -> AsyncIterator[Shop]:
-    async with aiohttp.ClientSession() as session:
-        rpc = FaultyRpc(JsonRpc(session, evm.rpc))
-        yield await asyncio.to_thread(Shop(evm, rpc).open, 10 * PRICE)
+@pytest.fixture
+def shop(evm_shop: Shop) -> Shop:
+    return evm_shop
 
 
 async def test_a_stock_clients_payment_verifies_and_settles(shop: Shop) -> None:
@@ -187,6 +51,31 @@ async def test_a_stock_clients_payment_verifies_and_settles(shop: Shop) -> None:
     assert await shop.facilitator().reconcile(payment) == outcome
 
 
+async def test_what_strangers_bring_is_tried_out_on_a_line_of_its_own(shop: Shop) -> None:
+    """However many wait there, what moves money goes another way."""
+    trying = FaultyRpc(shop.rpc.rpc)
+    shop.carrier = EmbeddedEvm(shop.rpc, shop.relay, time.time, look_every_s=0.01, trying=trying)
+    shop.rpc.fail("eth_call", hangs)
+    payment = await shop.verified()
+    asked = ["eth_blockNumber", "eth_call"]
+    assert (sorted(trying.calls), shop.rpc.calls) == (asked, [])
+    shop.rpc.heal()
+    trying.fail("eth_call", hangs)
+    await shop.settled(payment)
+    assert sorted(trying.calls) == asked
+
+
+async def test_a_wallets_balance_is_read(shop: Shop) -> None:
+    payment = await shop.verified()
+    reader = EvmReader(shop.rpc)
+    assert await reader.balance(payment) == 10 * PRICE
+    for fault in (is_away, says("0x"), says(None), says("0x" + "zz" * 32)):
+        shop.rpc.fail("eth_call", fault)
+        with pytest.raises(Problem) as caught:
+            await reader.balance(payment)
+        assert caught.value.code is ProblemCode.PAYMENT_UNAVAILABLE
+
+
 async def test_what_has_been_spent_does_not_verify(shop: Shop) -> None:
     payload = shop.pay()
     payment = await shop.facilitator().verify(payload, shop.offer)
@@ -194,6 +83,16 @@ async def test_what_has_been_spent_does_not_verify(shop: Shop) -> None:
     await shop.settled(payment)
     again = await shop.facilitator().verify(payload, shop.offer)
     assert isinstance(again, Refused) and again.code is Code.ALREADY_USED
+
+
+async def test_payments_of_one_moment_share_a_height_and_are_found_from_it(shop: Shop) -> None:
+    payments = [await shop.verified() for _ in range(3)]
+    assert shop.rpc.calls.count("eth_blockNumber") == 1
+    await shop.settled(payments[0])
+    # By somebody else's transaction, in a block after the height that all three have.
+    await asyncio.to_thread(shop.carry, payments[1])
+    outcome = await shop.facilitator().reconcile(payments[1])
+    assert isinstance(outcome, Settled) and outcome.landed_micro == PRICE
 
 
 async def test_five_payments_race_for_money_for_one_and_one_is_settled(shop: Shop) -> None:
@@ -238,6 +137,7 @@ async def test_a_call_that_reverts_is_no_payment(shop: Shop) -> None:
     assert outcome.code is Code.FAILED_ON_CHAIN
     receipt = shop.evm.receipt(outcome.transaction)
     assert receipt["status"] == "0x0"
+    assert outcome.fee == int(receipt["gasUsed"], 16) * int(receipt["effectiveGasPrice"], 16) > 0
     assert shop.earned() == 7 * PRICE
 
 
@@ -383,6 +283,34 @@ async def test_another_chains_payment_is_refused(shop: Shop) -> None:
     accepted = replace(shop.pay(), accepted=shop.pay(other).accepted)
     found = await carrier.verify(accepted, other)
     assert isinstance(found, Refused) and found.code is Code.BAD_SIGNATURE
+
+
+async def test_the_reader_sees_what_landed_whoever_carried_it_and_under_no_name(shop: Shop) -> None:
+    """By the transaction's id, by the authorization alone, and where another's id is told."""
+    reader = EvmReader(shop.rpc)
+    ours, theirs = await shop.verified(), await shop.verified()
+    assert await reader.find(ours, None) == Unknown()
+    settled = await shop.settled(ours)
+    carried = await asyncio.to_thread(shop.carry, theirs)
+    await asyncio.to_thread(shop.evm.receipt, carried)
+    for payment, transaction in ((ours, settled.transaction), (theirs, carried)):
+        landed = Landed(transaction=transaction, amount_micro=PRICE, payer=payment.payer)
+        for told in (transaction, None, "0x" + "00" * 32, carried):
+            assert await reader.find(payment, told) == landed
+
+
+async def test_the_reader_frees_what_was_taken_back_or_ended_and_nothing_before(
+    shop: Shop,
+) -> None:
+    reader = EvmReader(shop.rpc)
+    payment, canceled = await shop.verified(), await shop.verified()
+    await asyncio.to_thread(shop.cancel, canceled)
+    sight = await reader.find(canceled, None)
+    assert isinstance(sight, FailedOnChain) and "canceled" in sight.reason
+    shop.rpc.fail("eth_getBlockByNumber", says({"timestamp": hex(payment.valid_before_s + 59)}))
+    assert await reader.find(payment, None) == Unknown()
+    shop.rpc.fail("eth_getBlockByNumber", says({"timestamp": hex(payment.valid_before_s + 60)}))
+    assert await reader.find(payment, None) == Expired()
 
 
 @pytest.mark.slow

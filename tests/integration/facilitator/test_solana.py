@@ -17,13 +17,16 @@ import pytest
 from solders.keypair import Keypair
 
 from parhelion.chain.rpc import JsonRpc
+from parhelion.chain.solana import associated_account
 from parhelion.payments.facilitator import (
     Ambiguous,
     Code,
+    EmbeddedSolana,
     Refused,
     Settled,
     SolanaPayment,
 )
+from parhelion.payments.x402.readers import SolanaReader
 from parhelion.testing.minisol import MinisolProcess
 from parhelion.words import Problem, ProblemCode
 from tests.integration.facilitator.faults import (
@@ -52,6 +55,31 @@ async def test_a_memo_that_was_offered_is_in_the_transaction(shop: Shop) -> None
     asked = [str(shop.fee_payer.pubkey()), {"commitment": "confirmed"}]
     row = (await shop.rpc("getSignaturesForAddress", asked))[0]
     assert row["memo"] == "[10] offer_0123"
+
+
+async def test_what_strangers_bring_is_tried_out_on_a_line_of_its_own(shop: Shop) -> None:
+    """However many wait there, what moves money goes another way."""
+    trying = FaultyRpc(shop.rpc.rpc)
+    shop.carrier = EmbeddedSolana(shop.rpc, shop.fee_payer, look_every_s=0.01, trying=trying)
+    shop.rpc.fail("simulateTransaction", hangs)
+    payment = await shop.verified()
+    assert (trying.calls, shop.rpc.calls) == (["simulateTransaction"], [])
+    trying.fail("sendTransaction", hangs)
+    assert isinstance(await shop.facilitator().settle(payment), Settled)
+    assert trying.calls == ["simulateTransaction"]
+
+
+async def test_a_wallets_balance_is_read_and_a_missing_account_holds_nothing(shop: Shop) -> None:
+    payment = await shop.verified()
+    reader = SolanaReader(shop.rpc)
+    assert await reader.balance(payment) == 10 * PRICE
+    nobody = associated_account(str(Keypair().pubkey()), payment.asset)
+    assert await reader.balance(msgspec.structs.replace(payment, source=nobody)) == 0
+    for fault in (is_away, says({"value": {"amount": "1e3"}}), says(None)):
+        shop.rpc.fail("getTokenAccountBalance", fault)
+        with pytest.raises(Problem) as caught:
+            await reader.balance(payment)
+        assert caught.value.code is ProblemCode.PAYMENT_UNAVAILABLE
 
 
 async def test_nothing_with_our_signature_leaves_before_it_is_settled(shop: Shop) -> None:
@@ -110,6 +138,7 @@ async def test_a_transaction_that_fails_and_confirms_is_no_payment(shop: Shop) -
     assert isinstance(outcome, Refused), outcome
     assert outcome.code is Code.INSUFFICIENT_BALANCE
     assert outcome.transaction == second.transaction
+    assert outcome.fee == 10_001, "what it cost us is known without asking"
     status = (await shop.rpc("getSignatureStatuses", [[second.transaction]]))["value"][0]
     assert status["confirmationStatus"] in ("confirmed", "finalized") and status["err"]
     assert await facilitator.reconcile(second) == outcome

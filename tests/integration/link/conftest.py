@@ -67,6 +67,7 @@ class Door:
         self.key = key
         self.port = 0
         self.script: Script = hold
+        self.handshake_s = 5.0
         self.refused: list[str] = []
         self.ended: list[str] = []
         self.carriers: list[Carrier[FromNode]] = []
@@ -115,7 +116,7 @@ class Door:
 
     async def _attend(self, socket: LitestarSocket) -> None:
         try:
-            carrier = await accept(socket, self.key, deadline_s=0.5)
+            carrier = await accept(socket, self.key, self.handshake_s)
         except LinkBroken as cause:
             self.refused.append(cause.message)
             return

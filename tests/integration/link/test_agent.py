@@ -381,13 +381,14 @@ async def test_drain_while_nobody_answers_ends_at_once(unused_port: int) -> None
 
 
 async def test_an_engines_crash_is_in_a_heartbeat_at_once(pool: Pool) -> None:
+    pool.heartbeat_s = 30.0  # Far longer than a test waits: none comes by itself.
     async with hosted(pool.door.address) as node:
         await node.until("ready")
         node.agent.on_engine(EngineEvent(kind="crashed", reason="signal 9"), DIGEST)
-        await pool.until(lambda: [b for b in pool.of(Heartbeat) if b.engine == "crashed"], 1)
+        await pool.until(lambda: [b for b in pool.of(Heartbeat) if b.engine == "crashed"])
         assert pool.of(Heartbeat)[-1].reason == "signal 9"
         node.agent.on_engine(EngineEvent(kind="ready", reason=""), DIGEST)
-        await pool.until(lambda: pool.of(Heartbeat)[-1].engine == "ready", 1)
+        await pool.until(lambda: pool.of(Heartbeat)[-1].engine == "ready")
 
 
 async def test_a_stopped_engine_fails_its_jobs_and_signs_what_was_delivered(pool: Pool) -> None:

@@ -174,6 +174,7 @@ async def test_a_replayed_session_gets_no_session_and_the_real_one_goes_on(
                 assert (await ws.receive()).type is aiohttp.WSMsgType.BINARY
                 closing = await ws.receive()
         assert closing.data == 4400 and "replayed" in closing.extra
+        await until(lambda: door.refused)
         assert "replayed" in door.refused[0]
         await carrier.send(Heartbeat(sent_at_ms=1, slots_busy=0, engine="ready"))
         await carrier.receive()
@@ -221,11 +222,13 @@ async def test_a_node_refuses_a_frame_over_the_limit_too(door: Any) -> None:
 
 
 async def test_silence_at_the_door_is_closed_with_its_cause(door: Any) -> None:
+    door.handshake_s = 0.2
     async with (
         aiohttp.ClientSession() as session,
         session.ws_connect(f"http://{door.address}/v1/node", protocols=[SUBPROTOCOL]) as ws,
     ):
         closing = await ws.receive()
+    await until(lambda: door.refused)
     assert "silence" in closing.extra and "silence" in door.refused[0]
 
 
@@ -236,6 +239,7 @@ async def test_text_at_the_door_is_refused(door: Any) -> None:
     ):
         await ws.send_str("hello")
         closing = await ws.receive()
+    await until(lambda: door.refused)
     assert closing.data == 4400 and "text" in door.refused[0]
 
 

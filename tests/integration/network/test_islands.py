@@ -48,7 +48,7 @@ class Archipelago:
         self.hub = self._island()
         stack.enter_context(self.hub.entered())
         self.pool = start_pool(folder / "pool", env=POOL)
-        stack.callback(self._end, self.pool)
+        stack.callback(self.pool.kill)
         self.cords: dict[str, Cord] = {}
         self.logs: dict[str, Path] = {}
 
@@ -64,7 +64,7 @@ class Archipelago:
         data = self.folder / f"node{number}"
         with island.entered():
             node = start_echo(data, address, tokens_per_s=PACE_PER_S, slots=4)
-        self.stack.callback(self._end, node)
+        self.stack.callback(node.kill)
         peer = str(node.ready["peer"])
         self.cords[peer], self.logs[peer] = cord, node.log
         return peer
@@ -83,13 +83,6 @@ class Archipelago:
         while self.nodes()[peer]["state"] != state:
             assert time.monotonic() < end_s, self.logs[peer].read_text()[-2000:]
             time.sleep(0.05)
-
-    @staticmethod
-    def _end(process: Running) -> None:
-        process.process.kill()
-        process.process.wait(30)
-        assert process.process.stdout is not None
-        process.process.stdout.close()
 
 
 @pytest.fixture

@@ -67,10 +67,8 @@ def pools(tmp_path: Path) -> Iterator[Pools]:
     made = Pools(tmp_path / "data")
     yield made
     for pool in made.running:
-        if pool.process.poll() is None:
-            assert pool.stop() == 0
-        assert pool.process.stdout is not None
-        pool.process.stdout.close()
+        was_dead = pool.process.poll() is not None
+        assert pool.stop() == 0 or was_dead
 
 
 class Books:

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from parhelion.bootstrap import SystemClock
-from parhelion.bootstrap.coordinator import MIGRATIONS
+from parhelion.bootstrap.ground import MIGRATIONS
 from parhelion.proof import verify
 from parhelion.store import Store
 from parhelion.testing.processes import Running

@@ -131,5 +131,5 @@ async def test_a_keys_spending_limit_for_three_serves_exactly_three(
         await purse.fill(pools.admin_key, 10, limit=3)
         answers = await purse.spend(tongue.prompt)
         check_answers(purse, answers, 3, "key_limit_reached")
-        assert await balance(pool, purse.secret) == (7 * purse.cost_micro, 0)
+        assert await balance(pool, purse.secret) == (0, 0), "nothing is left of the key's part"
     await check_books(pools, purse, 10, 3)

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -67,11 +68,15 @@ async def test_a_suspect_is_tried_again_behind_those_who_wait(
     first_pid = host.pid
     poison = asyncio.create_task(code(host, fragile, raw(CRASHING)))
     await asyncio.sleep(0)
-    others = [host.prepare(smollm2_model, raw("Hello")) for _ in range(5)]
+    others = [asyncio.create_task(host.prepare(smollm2_model, raw("Hello"))) for _ in range(5)]
+    ended: list[asyncio.Task[Any]] = []
+    for task in (poison, *others):
+        task.add_done_callback(ended.append)
     assert len({*await asyncio.gather(*others)}) == 1
-    # They were of its own line and asked after it; still none of them waited for a second crash.
-    assert host.pid != first_pid and not poison.done()
+    assert host.pid != first_pid
     assert await poison is ProblemCode.TOKENISER_FAILED
+    # They were of its own line and asked after it; still none of them waited for a second crash.
+    assert ended[-1] is poison and len(ended) == 6
 
 
 async def test_a_crashing_text_that_comes_again_costs_no_further_restart(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,22 @@ import pytest_asyncio
 from parhelion import identity, ledger, models, proof, store
 from parhelion.api import Api, build_app
 from parhelion.config import ApiConfig, Config, LimitsConfig
-from parhelion.coordinator import Health, Metrics, ModelState, NodeFeed, NodeView
+from parhelion.coordinator import (
+    Console,
+    Health,
+    Metrics,
+    ModelNodes,
+    ModelState,
+    NodeFeed,
+    NodeView,
+    PipelineView,
+    PlanView,
+    Sights,
+    StateMark,
+    Traffic,
+)
+from parhelion.models import SliceBook
+from parhelion.setup import SetupBook, Told
 from parhelion.words import (
     Ask,
     AssetClass,
@@ -73,6 +88,8 @@ class Catalogue:
     def __init__(self) -> None:
         self._rates: dict[str, dict[str, Rate]] = {}
         self._models: dict[str, models.Model] = {}
+        self.pricing: models.Pricing | None = "paid"
+        self.refuses: Exception | None = None
         self.put(MODEL, {ASSET: (4_000_000, 5_680_001)})
 
     def put(self, id: str, prices: dict[str, tuple[int, int]]) -> models.Model:
@@ -81,6 +98,9 @@ class Catalogue:
         for asset, price in prices.items():
             self._rates.setdefault(id, {})[asset] = _rate(id, asset, 1, price)
         return made
+
+    def by_digest(self, digest: str) -> models.Model | None:
+        return next((one for one in self._models.values() if one.card.digest == digest), None)
 
     def models(self) -> tuple[models.Model, ...]:
         return tuple(self._models.values())
@@ -105,6 +125,25 @@ class Catalogue:
         if id == next(iter(self._models)):
             raise Problem(ProblemCode.CONFLICT, "the default", param="id")
         return self._models.pop(id)
+
+    def put_first(self, ids: Sequence[str]) -> None:
+        self._models = {**{id: self._models[id] for id in ids}, **self._models}
+
+    async def turn(
+        self,
+        pricing: models.Pricing | None,
+        prices: Mapping[str, tuple[int, int]],
+        own: Mapping[str, Mapping[str, tuple[int, int]]],
+    ) -> None:
+        if self.refuses is not None:
+            raise self.refuses
+        self.pricing = pricing or self.pricing
+        for id, rates in self._rates.items():
+            wanted = {asset: price for asset, price in prices.items() if asset in rates}
+            for asset, price in {**wanted, **own.get(id, {})}.items():
+                old = rates[asset]
+                if (old.prompt_micro, old.completion_micro) != price:
+                    rates[asset] = _rate(id, asset, old.version + 1, price)
 
     async def set_rate(
         self, id: str, asset: str, *, prompt_micro: int, completion_micro: int
@@ -142,6 +181,7 @@ class Answer:
         self.model = model
         self.receipt = kin("rcpt", request)
         self.prompt_tokens = 7
+        self.bought = None
         self.disconnects = 0
         self.ended = False
         self._script = script
@@ -206,7 +246,7 @@ async def _wait(step: float | Problem | asyncio.Event) -> None:
 class Coordinator:
     """Answers asks by the script that the test left; remembers what it was asked."""
 
-    def __init__(self, catalogue: Catalogue, keys: identity.Keys) -> None:
+    def __init__(self, catalogue: Catalogue, keys: identity.Keys, clock: Clock) -> None:
         self.script = Script()
         self.free = True
         self.status = "ready"
@@ -220,9 +260,40 @@ class Coordinator:
         self.slots_busy = 1
         self.catalogue_changes = 0
         self.gone: tuple[NodeView, ...] = ()
+        self.planned = PlanView()
         self.feed = NodeFeed(self.known_nodes, "e0")
+        self.waiting = 0
+        self.need = 1
+        self.traffic = Traffic()
+        self.states: dict[str, tuple[StateMark, ...]] = {}
+        self.console = Console(
+            self.traffic,
+            Sights(
+                answers=lambda: [],
+                waiting=lambda: self.waiting,
+                models=lambda: (ModelNodes(id=MODEL, nodes=1, available=True),),
+                nodes_tokens_per_s=lambda: None,
+                name_of=self.name_of,
+            ),
+            clock,
+        )
         self._catalogue = catalogue
         self._keys = keys
+
+    def node(self, peer: str) -> NodeView | None:
+        return next((node for node in self.known_nodes() if node.peer == peer), None)
+
+    def states_of(self, peer: str) -> tuple[StateMark, ...]:
+        return self.states.get(peer, ())
+
+    def pipeline_views(self) -> tuple[PipelineView, ...]:
+        return ()
+
+    def servers(self) -> Mapping[str, int]:
+        return {MODEL: 1}
+
+    async def plan(self) -> PlanView:
+        return self.planned
 
     async def serve(self, ask: Ask, credentials: Credentials) -> Answer:
         self.asks.append(ask)
@@ -244,6 +315,12 @@ class Coordinator:
     async def attend(self, carrier: Any, whence: str = "far", **_origin: Any) -> None:
         self.attended.append(carrier)
 
+    def want(self, nodes: int) -> None:
+        self.need = nodes
+
+    def why_not(self, model: str) -> str | None:
+        return None
+
     def catalogue_changed(self) -> None:
         self.catalogue_changes += 1
 
@@ -264,7 +341,7 @@ class Coordinator:
 
     def health(self) -> Health:
         status: Any = self.status
-        return Health(status=status, model=MODEL, nodes=1, need=1, local=True)
+        return Health(status=status, model=MODEL, nodes=1, need=self.need, local=True)
 
     def takes_prompts(self) -> bool:
         return self.status == "ready"
@@ -338,10 +415,15 @@ class Exchange:
         self._parts = list(parts)
         self.parts_read = 0
         self.parts_before_answer: int | None = None
+        self._bodies_limit: int | None = None
         self.task = asyncio.create_task(app(scope, self._receive, self._send))
 
     def drop(self) -> None:
         self._gone.set()
+
+    def reads_only(self, bodies: int) -> None:
+        """Stop reading behind so many parts of the body, however fast the next ones come."""
+        self._bodies_limit = bodies
 
     async def until_bodies(self, count: int) -> None:
         await until(lambda: len(self.response.bodies) >= count)
@@ -365,6 +447,8 @@ class Exchange:
         assert self.response.status, "a body before the start"
         assert not self.response.complete, "a body after the end"
         self.response.bodies.append(message["body"])
+        if len(self.response.bodies) == self._bodies_limit:
+            self.reading.clear()
         self.response.complete = not message.get("more_body", False)
 
 
@@ -382,6 +466,11 @@ class Pool:
     store: store.Store
     clock: Clock
     access: identity.NodeAccess
+    slices: SliceBook
+    fetch_tokens: identity.FetchTokens
+    sessions: identity.Sessions
+    setup: SetupBook
+    folder: Path
 
     def start(
         self,
@@ -448,7 +537,7 @@ def chat_body(**fields: Any) -> dict[str, Any]:
 
 CONFIG = Config(
     api=ApiConfig(first_id_wait_s=0.1, keep_alive_s=0.1, max_body_bytes=64 * 1024),
-    limits=LimitsConfig(burst=100_000),
+    limits=LimitsConfig(burst=100_000, accounts_per_hour_address=240),
 )
 """Short waits, so that a test of them is short."""
 
@@ -487,8 +576,12 @@ async def make_pool(folder: Path, config: Config) -> Pool:
     access = identity.NodeAccess(file, clock, invites, "invite", ())
     await access.load()
     catalogue = Catalogue()
-    coordinator = Coordinator(catalogue, keys)
+    coordinator = Coordinator(catalogue, keys, clock)
     receipts = proof.Receipts(file, clock)
+    slices = SliceBook(catalogue, folder / "models")
+    fetch_tokens = identity.FetchTokens(clock, os.urandom)
+    sessions = identity.Sessions(file, clock)
+    book = SetupBook(folder, Told(), None)
     app = build_app(
         coordinator=coordinator,
         catalogue=catalogue,
@@ -505,5 +598,42 @@ async def make_pool(folder: Path, config: Config) -> Pool:
         metrics=Metrics(),
         node_key=identity.NodeKey.load_or_create(folder / "coordinator.key"),
         admin_key=ADMIN_KEY,
+        slices=slices,
+        fetch_tokens=fetch_tokens,
+        wallets=identity.Wallets(file, books, clock),
+        sessions=sessions,
+        members=members_of(file, books, clock, sessions, config.limits, ASSET),
+        setup=book,
     )
-    return Pool(app, coordinator, catalogue, keys, accounts, books, receipts, file, clock, access)
+    return Pool(
+        app,
+        coordinator,
+        catalogue,
+        keys,
+        accounts,
+        books,
+        receipts,
+        file,
+        clock,
+        access,
+        slices,
+        fetch_tokens,
+        sessions,
+        book,
+        folder,
+    )
+
+
+def members_of(
+    file: store.Store,
+    books: ledger.Ledger,
+    clock: Clock,
+    sessions: identity.Sessions,
+    limits: LimitsConfig,
+    asset: str,
+) -> identity.Members:
+    """Accounts without a wallet, as the coordinator has them."""
+    newcomers = identity.Newcomers(
+        books, clock, limits.accounts_per_hour, limits.accounts_per_hour_address
+    )
+    return identity.Members(file, clock, sessions, newcomers, b"p" * 32, asset)

@@ -56,7 +56,7 @@ async def test_a_key_for_a_new_account_with_a_grant_works_at_once(pool: Any) -> 
     assert made.json["limit"] == "1000000"
     assert made.json["asset"] == "PRLX.local"
     balance = await pool.call("GET", "/v1/credits/balance", key=made.json["secret"])
-    assert balance.json["available"] == "2500000"
+    assert balance.json["available"] == "1000000", "a limit shows its part, and no more"
     listed = (await pool.call("GET", "/v1/keys", key=ADMIN)).json["data"]
     assert [key["id"] for key in listed] == [made.json["id"]]
     assert "secret" not in listed[0]
@@ -108,6 +108,7 @@ async def test_a_model_is_removed_by_its_id_and_the_default_is_not(
     gone = await pool.call("DELETE", "/v1/models/Lab/Tiny", key=ADMIN)
     assert (gone.status, gone.json) == (200, {"id": "Lab/Tiny", "removed": True})
     assert (await pool.call("GET", "/v1/models/Lab/Tiny")).status == 404
+    assert pool.coordinator.catalogue_changes == 2, "who holds its layers is told"
     assert (await pool.call("DELETE", "/v1/models/Lab/Tiny", key=ADMIN)).status == 404
     kept = await pool.call("DELETE", "/v1/models/Acme/Small-1", key=ADMIN)
     assert (kept.status, kept.error["code"]) == (409, "conflict")

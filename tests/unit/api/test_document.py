@@ -28,7 +28,8 @@ DOCS = Path(__file__).parents[3] / "docs" / "api.md"
 
 
 async def test_every_route_is_in_the_document_and_no_other(pool: Any) -> None:
-    documented = {(operation.method, operation.path) for operation in OPERATIONS}
+    # Tiers have routes where something is sold; the pool of these tests sells nothing.
+    documented = {(o.method, o.path) for o in OPERATIONS if not o.path.startswith("/{tier}/")}
     served = set()
     for route in pool.app.routes:
         path = re.sub(r":(str|path)\}", "}", route.path_format or route.path)
@@ -52,7 +53,7 @@ def test_every_answer_that_is_an_error_is_documented_for_every_route() -> None:
         for method, described in operations.items():
             statuses = set(described["responses"])
             assert {"400", "403", "429", "500", "503"} <= statuses, (method, path)
-            if method == "post":
+            if "requestBody" in described:
                 assert {"413", "415"} <= statuses, path
             if "security" in described:
                 assert "401" in statuses, path

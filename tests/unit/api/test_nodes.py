@@ -11,7 +11,7 @@ import pytest
 from parhelion.api import nodes as listing
 from parhelion.api.nodes import PIECE_NODES, framed
 from parhelion.api.shapes import NodesChange
-from parhelion.coordinator import NodesEvent, NodeView
+from parhelion.coordinator import NodesEvent, NodeView, PlanView, readers
 from parhelion.coordinator import feed as feeds
 
 
@@ -151,7 +151,7 @@ async def test_the_stream_ends_when_the_coordinator_stops(pool: Any) -> None:
 async def test_one_reader_too_many_is_503_with_what_to_do(
     pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeds, "READERS_LIMIT", 1)
+    monkeypatch.setattr(readers, "READERS_LIMIT", 1)
     exchange = pool.start("GET", "/v1/nodes/stream")
     await events(pool, exchange, 1)
     refused = await pool.call("GET", "/v1/nodes/stream")
@@ -163,7 +163,7 @@ async def test_one_reader_too_many_is_503_with_what_to_do(
 async def test_readers_are_counted_by_address_whatever_a_proxy_says(
     pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feeds, "READERS_PER_SITE_LIMIT", 1)
+    monkeypatch.setattr(readers, "READERS_PER_SITE_LIMIT", 1)
     exchange = pool.start("GET", "/v1/nodes/stream")
     await events(pool, exchange, 1)
     refused = await pool.call("GET", "/v1/nodes/stream", headers={"x-forwarded-for": "192.0.2.9"})
@@ -215,3 +215,16 @@ async def test_a_long_list_is_made_twice_a_second_and_a_short_one_for_each_who_a
     assert [await busy(4), await busy(5)] == [4, 4]
     pool.clock.ahead_s += listing.KEPT_S
     assert await busy(6) == 6
+
+
+async def test_the_plan_is_public_and_written_once_for_all_who_get_the_same(pool: Any) -> None:
+    view = PlanView(epoch=3, standby=("12D3KooWx",), reasons=("because",))
+    pool.coordinator.planned = view
+    first = await pool.call("GET", "/v1/plan")
+    assert first.status == 200
+    assert first.json == msgspec.json.decode(msgspec.json.encode(view))
+    assert (await pool.call("GET", "/v1/plan")).body == first.body
+    pool.coordinator.planned = PlanView(epoch=4)
+    assert (await pool.call("GET", "/v1/plan")).json["epoch"] == 4
+    assert (await pool.call("GET", "/v1/plan?x=1")).status == 400
+    assert (await pool.call("HEAD", "/v1/plan")).body == b""

@@ -249,6 +249,37 @@ async def test_a_receipt_answers_its_owner_only_and_byte_for_byte(pool: Any) -> 
     assert (await pool.call("GET", path, key="sk-prl-" + "A" * 43)).status == 401
 
 
+async def test_a_key_with_a_limit_reads_its_own_part_of_a_shared_account(pool: Any) -> None:
+    whole, view = await pool.key()
+    part, limited = await pool.key(account=view.account, limit_micro=300)
+    await pool.ledger.grant(view.account, ASSET, 1000, id="grant_1", reason="test")
+    receipt = await served(pool, view.account, view.id)
+    balance = (await pool.call("GET", "/v1/credits/balance", key=part)).json
+    assert (balance["available"], balance["held"]) == ("300", "0")
+    await pool.store.commit([pool.keys.reserve(limited.id, 100)])
+    balance = (await pool.call("GET", "/v1/credits/balance", key=part)).json
+    assert (balance["available"], balance["held"]) == ("200", "100")
+    assert (await pool.call("GET", "/v1/credits/balance", key=whole)).json["available"] == "1000"
+    assert (await pool.call("GET", "/v1/credits/history", key=part)).json["data"] == []
+    assert len((await pool.call("GET", "/v1/credits/history", key=whole)).json["data"]) == 4
+    for suffix in ("", "?evidence=1", "/explain"):
+        path = f"/v1/receipts/{receipt.id}{suffix}"
+        assert (await pool.call("GET", path, key=part)).status == 404
+        assert (await pool.call("GET", path, key=whole)).status == 200
+
+
+async def test_a_key_with_a_limit_reads_what_was_asked_with_it(pool: Any) -> None:
+    part, limited = await pool.key(limit_micro=300)
+    await pool.ledger.grant(limited.account, ASSET, 1000, id="grant_1", reason="test")
+    receipt = await served(pool, limited.account, limited.id)
+    opened = (await pool.call("GET", f"/v1/receipts/{receipt.id}?evidence=1", key=part)).json
+    assert opened["evidence"]["text"] == "Hello"
+    told = (await pool.call("GET", f"/v1/receipts/{receipt.id}/explain", key=part)).json
+    assert "grant" not in told["source"][0], "where its account's credits came from is not its part"
+    history = (await pool.call("GET", "/v1/credits/history", key=part)).json["data"]
+    assert [each["kind"] for each in history] == ["return", "charge", "hold"]
+
+
 async def test_a_guests_receipt_answers_to_whoever_holds_its_id(pool: Any) -> None:
     await pool.ledger.open_account(GUEST, "system")
     receipt = await served(pool, GUEST, None)

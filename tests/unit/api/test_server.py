@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import os
+import re
 import signal
 import socket
 import time
@@ -19,8 +21,9 @@ from parhelion.api import Serving, serve, server
 from parhelion.api.node_socket import Doorway, whence
 from parhelion.api.wire import Visit
 from parhelion.bootstrap.ports import bind, listen
+from parhelion.coordinator import Relays
 from parhelion.identity import NodeKey
-from parhelion.link import Address, Register, connect
+from parhelion.link import Address, LinkBroken, Pairs, Register, connect
 from parhelion.words import NodeCard, Problem
 
 
@@ -99,12 +102,18 @@ async def test_a_client_that_writes_all_of_a_large_body_first_still_reads_its_41
 
 
 async def _raw(port: int, data: bytes) -> bytes:
+    """The whole answer, however many segments it comes in; nothing where the server hangs up."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(data)
-    async with asyncio.timeout(5):
-        answer = await reader.read(65536)
-    writer.close()
-    return answer
+    try:
+        async with asyncio.timeout(5):
+            head = await reader.readuntil(b"\r\n\r\n")
+            (size,) = re.findall(rb"content-length: (\d+)", head)
+            return head + await reader.readexactly(int(size))
+    except asyncio.IncompleteReadError as end:
+        return end.partial
+    finally:
+        writer.close()
 
 
 @pytest.mark.parametrize(
@@ -249,6 +258,9 @@ def test_near_is_only_who_comes_straight_from_this_machine(
         ("/v1/node", {"origin": "http://localhost:3002"}, ["parhelion.1"], 403),
         ("/v1/node", {}, [], 400),
         ("/v1/node", {}, ["parhelion.0"], 400),
+        ("/v1/link", {"origin": "http://localhost:3002"}, ["parhelion.1"], 403),
+        ("/v1/link", {}, [], 400),
+        ("/v1/link/", {}, ["parhelion.1"], 404),
         ("/v1/other", {}, ["parhelion.1"], 404),
     ],
 )
@@ -276,6 +288,23 @@ async def test_text_and_large_frames_end_the_session(pool: Any, running: Serving
                 assert closed.type is aiohttp.WSMsgType.CLOSE, closed
                 assert socket.close_code == code
     assert pool.coordinator.attended == []
+
+
+async def test_a_link_leads_to_the_other_nodes_socket_and_nowhere_else(
+    pool: Any, running: Serving
+) -> None:
+    pool.coordinator.relays = Relays(pool.clock, os.urandom)
+    keys = NodeKey(b"d" * 32), NodeKey(b"a" * 32)
+    tickets = pool.coordinator.relays.issue(keys[0].peer, keys[1].peer)
+    address = Address(url=f"http://127.0.0.1:{running.port}", peer=None, invite=None)
+    dial, accept = (Pairs(key, address) for key in keys)
+    one, other = await asyncio.gather(dial.open(tickets[0]), accept.open(tickets[1]))
+    await one.send(b"hidden states")
+    assert await other.receive() == b"hidden states"
+    assert pool.coordinator.attended == [] and one.path == "relay"
+    await asyncio.gather(one.close("over"), other.close("over"))
+    with pytest.raises(LinkBroken, match="no ticket"):
+        await Pairs(keys[0], address).open(tickets[0])
 
 
 async def test_who_shakes_hands_and_never_registers_keeps_its_place_in_the_doorway(

@@ -152,3 +152,35 @@ async def test_the_first_model_of_this_start_is_the_default(pool: Starts, smollm
     # A file that is known by another id is that model.
     await pool.start_with(("Renamed/File", other[1]), (DEFAULT_MODEL_ID, smollm2))
     assert pool.default() == "Lab/Other"
+
+
+USDC = {"USDC.local": (5, 6)}
+
+
+def usdc(catalogue: Catalogue) -> tuple[int, int, int]:
+    rates = {rate.asset: rate for rate in catalogue.rates(DEFAULT_MODEL_ID)}
+    rate = rates["USDC.local"]
+    return rate.prompt_micro, rate.completion_micro, rate.version
+
+
+async def test_models_of_earlier_starts_get_a_rate_in_what_payments_come_in(
+    pool: Starts, catalogue: Catalogue, tmp_path: Path
+) -> None:
+    await pool.start(PAID)
+    # A start that serves nothing new, in a pool that is paid on a network from now on.
+    await stock(catalogue, MoneyConfig(), tmp_path, [], free=PAID, sold_for=USDC)
+    assert usdc(catalogue) == (5, 6, 1)
+    await catalogue.set_rate(DEFAULT_MODEL_ID, "USDC.local", prompt_micro=9, completion_micro=9)
+    await stock(catalogue, MoneyConfig(), tmp_path, [], free=PAID, sold_for=USDC)
+    assert usdc(catalogue) == (9, 9, 2), "what the owner set stays"
+
+
+async def test_a_free_pool_is_free_in_what_payments_come_in_too(
+    catalogue: Catalogue, tmp_path: Path, smollm2: Path
+) -> None:
+    files = [(DEFAULT_MODEL_ID, smollm2)]
+    await stock(catalogue, MoneyConfig(), tmp_path, files, free=FREE, sold_for=USDC)
+    assert usdc(catalogue) == (0, 0, 1)
+    await stock(catalogue, MoneyConfig(), tmp_path, files, free=PAID, sold_for=USDC)
+    assert usdc(catalogue) == (5, 6, 2)
+    assert catalogue.rates(DEFAULT_MODEL_ID)[0].asset == "PRLX.local", "its own asset is first"

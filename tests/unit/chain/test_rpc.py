@@ -165,3 +165,32 @@ async def test_where_nobody_listens_nothing_arrives() -> None:
         with pytest.raises(RpcUnavailable) as caught:
             await JsonRpc(session, "http://127.0.0.1:1")("any", [])
         assert not caught.value.left_us
+
+
+async def test_a_call_that_waits_for_a_connection_has_not_left(node: Node) -> None:
+    """What is behind others in our own line was never sent, however long it waited there."""
+    node.serve = _hang
+    connector = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        first = asyncio.create_task(JsonRpc(session, node.url, wait_s=3 * WAIT_S)("any", []))
+        while not node.paths:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+        with pytest.raises(RpcUnavailable) as caught:
+            await JsonRpc(session, node.url, wait_s=WAIT_S)("sendTransaction", ["signed"])
+        assert not caught.value.left_us
+        assert len(node.paths) == 1
+        with pytest.raises(RpcUnavailable) as arrived:
+            await first
+        assert arrived.value.left_us
+
+
+async def test_a_call_is_json_with_its_length(node: Node, rpc: JsonRpc) -> None:
+    seen: list[tuple[str | None, str | None]] = []
+
+    async def serve(request: web.Request, asked: Any) -> web.StreamResponse:
+        seen.append((request.headers.get("content-type"), request.headers.get("content-length")))
+        return await _answer(request, asked)
+
+    node.serve = serve
+    assert await rpc("any", ["é"]) == ["é"]
+    assert seen == [("application/json", "55")]

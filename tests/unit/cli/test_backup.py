@@ -18,7 +18,16 @@ from parhelion.words import Problem
 
 Run = Callable[..., tuple[int, str, str]]
 
-NAMES = ("coordinator.key", "admin.key", "first-key", "node/node.key")
+NAMES = (
+    "coordinator.key",
+    "admin.key",
+    "first-key",
+    "node/node.key",
+    "x402/solana-seller.key",
+    "x402/solana-fee-payer.key",
+    "x402/evm-seller.key",
+    "x402/evm-fee-payer.key",
+)
 
 
 @pytest.fixture
@@ -29,13 +38,14 @@ def saved(tmp_path: Path) -> Path:
     for name in NAMES:
         write_secret(data / name, f"secret of {name.replace('/', ' ')}")
     (data / "config.toml").write_text("[api]\n")
+    (data / "setup.json").write_text("{}\n")
     (data / "models").mkdir()
     database = tmp_path / "copy.db"
     with sqlite3.connect(database) as books:
         books.execute("CREATE TABLE rows (n)")
         books.execute("INSERT INTO rows VALUES (7)")
     target = tmp_path / "backup.tar"
-    assert pack(database, data, target) == ("parhelion.db", *NAMES, "config.toml")
+    assert pack(database, data, target) == ("parhelion.db", *NAMES, "config.toml", "setup.json")
     return target
 
 
@@ -45,9 +55,9 @@ def mode(path: Path) -> int:
 
 def test_what_was_packed_comes_back_whole_and_private(saved: Path, tmp_path: Path) -> None:
     new = tmp_path / "new"
-    assert set(unpack(saved, new)) == {"parhelion.db", *NAMES, "config.toml"}
+    assert set(unpack(saved, new)) == {"parhelion.db", *NAMES, "config.toml", "setup.json"}
     assert mode(saved) == 0o600
-    assert mode(new) == mode(new / "node") == 0o700
+    assert mode(new) == mode(new / "node") == mode(new / "x402") == 0o700
     for name in NAMES:
         assert (new / name).read_text().strip() == f"secret of {name.replace('/', ' ')}"
         assert mode(new / name) == 0o600
@@ -55,7 +65,8 @@ def test_what_was_packed_comes_back_whole_and_private(saved: Path, tmp_path: Pat
         assert books.execute("SELECT n FROM rows").fetchall() == [(7,)]
     assert mode(new / "parhelion.db") == 0o600
     assert {path.name for path in new.iterdir()} == {
-        "parhelion.db", "coordinator.key", "admin.key", "first-key", "node", "config.toml"
+        *("parhelion.db", "coordinator.key", "admin.key", "first-key", "node", "x402"),
+        *("config.toml", "setup.json"),
     }  # fmt: skip
 
 

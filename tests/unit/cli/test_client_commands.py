@@ -48,6 +48,76 @@ def test_nodes_shows_an_unknown_speed_as_a_dash_and_never_cuts_a_peer_id(
     assert out.splitlines()[1].split()[:5] == ["amber-heron-3f2a", "ready", "3/16", "-", "7"]
 
 
+def a_stage(name: str, start: int, end: int, **changes: Any) -> dict[str, Any]:
+    """A stage as /v1/nodes has it, linked to amber."""
+    link = {"peer": "12D3KooWamber", "path": "relay", "rtt_ms": 2.04, "mbit_s": 94.6,
+            "sent_bytes": 1, "received_bytes": 2}  # fmt: skip
+    return {"pipeline": "pipeline-1", "model": "a/b", "peer": f"12D3KooW{name}", "name": name,
+            "start": start, "end": end, "is_loaded": True, "resident_bytes": 200 * 2**20,
+            "step_ms": 8.25, "next_link": link, **changes}  # fmt: skip
+
+
+def a_pipeline(*stages: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {"id": "pipeline-1", "model": "a/b", "epoch": 2, "state": "serving", "reason": None,
+            "since_ms": 0, "slots": 8, "slots_busy": 3, "tokens_per_s": 31.26, "first_id_s": 0.1,
+            "served": 7, "failed": 1, "bottleneck": "12D3KooWgrey", "stages": list(stages),
+            **changes}  # fmt: skip
+
+
+def test_nodes_shows_pipelines_stage_by_stage_and_who_is_standby(parhelion: Run, api: Any) -> None:
+    spare = {**NODE, "models": [], "standby": True, "memory_bytes": 3 * 2**30}
+    ring = a_pipeline(a_stage("amber", 0, 14), a_stage("grey", 14, 15, next_link=None))
+    answer = {"data": [NODE, spare], "pipelines": [ring]}
+    api.answers["GET /v1/nodes"] = (200, answer)
+    code, out, _ = parhelion("nodes", *api.options())
+    assert code == 0
+    nodes, pipelines = out.split("\n\n")
+    heads, whole, standby = nodes.splitlines()
+    assert heads.split()[-2:] == ["OFFERS", "PEER"]
+    assert whole.split()[-2:] == ["-", PEER]
+    assert "ready, standby" in standby
+    assert (whole.split()[2], standby.split()[3]) == ("3/16", "-")
+    assert standby.split()[-3:] == ["3.0", "GiB", PEER]
+    _, row, first, last = pipelines.splitlines()
+    assert row.split() == ["pipeline-1", "2", "3/8", "31.3", "7", "1", "grey", "a/b", "serving"]
+    assert " ".join(first.split()) == (
+        "layers 0-13 amber 8.2 ms a step 200 MiB to amber: relay, 2.0 ms, 95 Mbit/s"
+    )
+    assert " ".join(last.split()) == "layer 14 grey 8.2 ms a step 200 MiB"
+    assert json.loads(parhelion("nodes", "--json", *api.options())[1]) == answer
+
+
+def test_nodes_shows_a_pipeline_that_is_not_up_with_its_reason(parhelion: Run, api: Any) -> None:
+    unknown = {"slots": None, "slots_busy": None, "tokens_per_s": None, "bottleneck": None}
+    stage = a_stage("x\nforged", 0, 30, is_loaded=False, resident_bytes=None, step_ms=None)
+    failed = a_pipeline(stage, state="failed", reason="node grey left:\nforged", **unknown)
+    empty = a_pipeline(state="draining", model="0123456789ab" + 52 * "c", **unknown)
+    api.answers["GET /v1/nodes"] = (200, {"data": [], "pipelines": [failed, empty]})
+    _, out, _ = parhelion("nodes", *api.options())
+    assert " 0123456789ab, removed " in out
+    assert "failed (node grey left: forged)" in out
+    assert "not loaded" in out
+    assert not any(line.strip().startswith("forged") for line in out.splitlines())
+
+
+def test_a_ring_that_drains_names_the_node_that_its_next_plan_has_not(
+    parhelion: Run, api: Any
+) -> None:
+    link = {"peer": PEER, "path": "direct", "rtt_ms": None, "mbit_s": None}
+    ring = a_pipeline(a_stage("grey", 0, 15, next_link=link), state="draining", bottleneck=PEER)
+    api.answers["GET /v1/nodes"] = (200, {"data": [NODE], "pipelines": [ring]})
+    _, out, _ = parhelion("nodes", *api.options())
+    assert out.splitlines()[-2].split()[6] == "amber-heron-3f2a"
+    assert out.splitlines()[-1].endswith("to amber-heron-3f2a: direct")
+
+
+def test_nodes_shows_nothing_of_pipelines_where_there_are_none(parhelion: Run, api: Any) -> None:
+    api.answers["GET /v1/nodes"] = (200, {"data": [NODE], "pipelines": []})
+    _, out, _ = parhelion("nodes", *api.options())
+    assert "OFFERS" not in out
+    assert len(out.splitlines()) == 2
+
+
 def test_credits_are_printed_as_exact_decimals(parhelion: Run, api: Any) -> None:
     balance = {"account": "a", "asset": "PRLX.local", "available": "9994320", "held": "0"}
     api.answers["GET /v1/credits/balance"] = (200, balance)

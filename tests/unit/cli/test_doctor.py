@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from parhelion.bootstrap.coordinator import MIGRATIONS
+from parhelion.bootstrap.ground import MIGRATIONS
 from parhelion.cli import checks
 from parhelion.cli.checks import Line
 from parhelion.cli.doctor import date_seconds, look, other_host, port_free, shown
@@ -119,6 +119,41 @@ def test_a_coordinator_that_is_absent_waits_or_drains_changes_its_line() -> None
     assert (state(waiting), "waits for nodes" in waiting.detail) == ("ok", True)
     assert state(checks.coordinator({"status": "draining"})) == "fail"
     assert state(checks.coordinator({"status": "ready", "model": "a/b"})) == "ok"
+
+
+LAYERS_ONLY = {**READY, "models": [], "backend": "", "memory_bytes": 2**30}
+RING = {"id": "pipeline-1", "model": "a/b", "state": "serving", "reason": None}
+
+
+def test_a_model_whose_layers_several_nodes_hold_is_served() -> None:
+    assert state(checks.node([LAYERS_ONLY], OPEN)) == "fail"
+    assert state(checks.node([LAYERS_ONLY], OPEN, [RING])) == "ok"
+    assert state(checks.node([LAYERS_ONLY], OPEN, [{**RING, "model": "c/d"}])) == "fail"
+    assert state(checks.engine([LAYERS_ONLY])) == "ok"
+    assert checks.engine([LAYERS_ONLY, {**READY, "backend": "x"}]).detail == "x, 16 slots"
+
+
+def test_a_pipeline_that_is_down_or_cannot_be_changes_its_line() -> None:
+    assert checks.pipelines([], [READY]) is None
+    assert checks.pipelines([], None) is None
+    assert checks.pipelines([], [{**LAYERS_ONLY, "state": "gone"}]) is None
+    spare = {**LAYERS_ONLY, "standby": True}
+    serving = checks.pipelines([RING], [LAYERS_ONLY, spare])
+    assert serving is not None and serving.detail == "1 serve; 1 standby"
+    assert state(serving) == "ok"
+    missing = checks.pipelines([], [spare])
+    assert missing is not None and state(missing) == "warn"
+    assert "parhelion plan" in missing.hint
+    down = checks.pipelines([{**RING, "state": "failed", "reason": "n left"}, RING], [LAYERS_ONLY])
+    assert down is not None and state(down) == "warn"
+    assert down.detail == "1 serve; pipeline-1 failed (n left)"
+
+
+def test_too_little_free_memory_warns_unless_it_was_said() -> None:
+    assert state(checks.memory(4 * 2**30, "")) == "ok"
+    assert state(checks.memory(100 * 2**20, "")) == "warn"
+    assert state(checks.memory(100 * 2**20, "100MiB")) == "ok"
+    assert "the limit is 100MiB" in checks.memory(100 * 2**20, "100MiB").detail
 
 
 def test_a_node_that_leaves_or_is_silent_changes_its_line() -> None:
@@ -272,7 +307,7 @@ def test_the_command_prints_every_line_once_and_json_says_the_same(
     code, out, _ = parhelion("doctor", *options)
     told = json.loads(out)
     names = ["python", "compiler", "library", "model", "config", "keys", "database", "ports"]
-    others = ["coordinator", "node", "engine", "disk", "clock"]
+    others = ["coordinator", "node", "engine", "payments", "memory", "disk", "clock"]
     assert [line["name"] for line in told["lines"]] == [*names, *others]
     states = {line["name"]: line["state"] for line in told["lines"]}
     assert (states["library"], states["model"], states["coordinator"]) == ("warn", "fail", "warn")

@@ -9,12 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from parhelion.cli.join import Joining, one_of, talk_of
+from parhelion.bootstrap import Ready
+from parhelion.cli.join import Joining, joined, one_of, talk_of
 from parhelion.cli.node import described, service_command
-from parhelion.config import Config
+from parhelion.cli.serving import ready_line
+from parhelion.config import Config, NodeConfig
 from parhelion.identity import NodeKey
 from parhelion.link import Address, LanPool
-from parhelion.node import REFUSED_HINT, AgentState, NodeState
+from parhelion.node import AgentState, HeldStage, NodeState, refused_hint
 from parhelion.words import Problem
 
 PEER = NodeKey(b"p" * 32).peer
@@ -59,6 +61,46 @@ def test_a_service_runs_the_same_join_without_its_invite(tmp_path: Path) -> None
         *(sys.executable, "-m", "parhelion", "join", "-s", f"/ip4/192.0.2.7/tcp/3001/p2p/{PEER}"),
         *("--data", str(tmp_path), "-m", str(file), "-m", "smollm2", "--name", "red"),
     ]
+
+
+def test_a_service_keeps_the_memory_limit(tmp_path: Path) -> None:
+    limited = Config(node=NodeConfig(memory_limit="2GiB"))
+    found = Joining(limited, joining().address, (), None)
+    words = service_command(found, None, tmp_path, None)
+    assert words[-2:] == ["--memory-limit", "2GiB"]
+
+
+def test_a_service_of_a_member_of_pipelines_is_one(tmp_path: Path) -> None:
+    member = Joining(Config(node=NodeConfig(pipeline=True)), joining().address, (), None)
+    assert service_command(member, None, tmp_path, None)[-1] == "--pipeline"
+
+
+def test_a_member_is_told_what_it_gives_and_holds() -> None:
+    held = HeldStage(
+        digest="5" * 64, start=0, end=15, layers=30, ready=True, need_bytes=100 * 2**20
+    )
+    loading = msgspec.structs.replace(held, digest="1" * 64, start=15, end=30, ready=False)
+    state = NodeState(
+        pid=7,
+        peer=PEER,
+        name="red-fox",
+        state="ready",
+        since_ms=0,
+        started_at_ms=0,
+        names={"1" * 64: "a/b"},
+        memory_bytes=3 * 2**30,
+        stages=(held, loading),
+    )
+    text = described(state, running=True, now_ms=0)
+    assert "  Gives  3.0 GiB to pipelines\n" in text
+    assert "  Stage  555555555555, layers 0 to 14 of 30, up to 100 MiB\n" in text
+    assert "  Stage  a/b, layers 15 to 29 of 30, up to 100 MiB, not ready\n" in text
+    called = msgspec.structs.replace(state, stages=(msgspec.structs.replace(held, model="Big/B"),))
+    assert "  Stage  Big/B, layers 0 to 14 of 30" in described(called, running=True, now_ms=0)
+    assert "Stage" not in described(state, running=False, now_ms=0)
+    ready = Ready(coordinator="c", node="n", memory_bytes=300 * 2**20)
+    assert "  Gives  300 MiB to pipelines" in joined(ready)
+    assert '"memory_bytes":314572800' in ready_line(ready)
 
 
 def test_a_service_of_a_pool_that_was_found_looks_for_its_id_again(tmp_path: Path) -> None:
@@ -115,8 +157,12 @@ def test_each_change_of_standing_is_one_line_with_its_reason() -> None:
         ),
         ({**ready, "standing": "ready"}, ["ready: it gets paid work"]),
         (
-            {**ready, "standing": "refused", "reason": "noise"},
-            [f"refused: no paid work: noise\n\nhint: {REFUSED_HINT}\n"],
+            {**ready, "standing": "refused", "reason": "noise", "accepted": ("d" * 64,)},
+            [f"refused: no paid work: noise\n\nhint: {refused_hint(('d' * 64,))}\n"],
+        ),
+        (
+            {**ready, "standing": "refused", "reason": "gemma3 cannot be cut"},
+            [f"refused: no paid work: gemma3 cannot be cut\n\nhint: {refused_hint(())}\n"],
         ),
         ({"state": "draining", "reason": "new fan"}, ["draining: nothing new: new fan"]),
         ({"state": "gone", "reason": "told by the error"}, []),

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 
 from parhelion.bootstrap import Pool, Ready
+from parhelion.bootstrap.ready import ChainAt
 from parhelion.cli.join import talk_of
 from parhelion.cli.options import Options
 from parhelion.cli.serve import SERVE_PORT
@@ -27,7 +28,7 @@ from parhelion.cli.serving import (
     ready_line,
     welcome,
 )
-from parhelion.cli.up import bind, news, tell_pool, waiting
+from parhelion.cli.up import Serving, news, tell_pool, waiting
 from parhelion.config import Config, LogConfig
 from parhelion.node import AgentState
 
@@ -57,6 +58,32 @@ async def served(*, on_ready, stop):
 
 sys.exit(attend(Config(), served, lambda ready: print("ready", flush=True)))
 """
+
+
+LOCAL_CHAINS = tuple(
+    ChainAt(network=network, rpc=f"http://127.0.0.1:{port}", local=True)
+    for network, port in (("solana:4uhcVJyU9pJkvQyS88uRDiswHXSCkY3z", 5), ("eip155:84532", 6))
+)
+
+
+def test_a_pool_that_is_paid_in_play_money_says_so_to_persons_and_programs() -> None:
+    assert "Pay" not in welcome(READY) and "chains" not in json.loads(ready_line(READY))
+    paid = msgspec.structs.replace(READY, chains=LOCAL_CHAINS)
+    told = next(line for line in welcome(paid).splitlines() if "Pay" in line)
+    assert "USDC.local on two chains of this machine (LOCAL play money)" in told
+    assert "parhelion wallet new, wallet fund, pay chat" in told
+    assert json.loads(ready_line(paid))["chains"] == [
+        {"network": chain.network, "rpc": chain.rpc, "local": True} for chain in LOCAL_CHAINS
+    ]
+    real = ChainAt(network="eip155:8453", rpc="https://mainnet.base.org", local=False)
+    told = welcome(msgspec.structs.replace(READY, chains=(real,)))
+    assert "USDC by x402 on eip155:8453" in told and "LOCAL" not in told
+
+
+def test_play_money_for_a_lan_is_asked_for_in_so_many_words(tmp_path: Path) -> None:
+    options = Options(data=tmp_path)
+    assert not Serving().settings(options).x402.play_money_on_lan
+    assert Serving(play_money_on_lan=True).settings(options).x402.play_money_on_lan
 
 
 def test_the_json_line_has_exactly_the_five_fields() -> None:
@@ -96,6 +123,8 @@ def test_the_join_command_names_a_models_file_without_the_owners_path() -> None:
     assert "/home/owner" not in said
     assert "Each machine needs my.gguf itself" in said
     assert "needs" not in waiting(READY, 1, ("smollm2",))
+    assert "--pipeline" in waiting(READY, 2, ("large.gguf",)), "no machine may have room for it"
+    assert "--pipeline" not in said
 
 
 def test_on_loopback_it_is_said_that_no_other_machine_can_join() -> None:
@@ -133,6 +162,8 @@ def test_who_joins_and_leaves_is_told_in_a_line_and_when_it_serves() -> None:
     assert news(None, strangers).endswith(
         "none of them serves this pool's model; join as the command says"
     )
+    members = msgspec.structs.replace(strangers, has_members=True)
+    assert "`parhelion plan`" in news(None, members), "they wait for layers, and did join rightly"
 
 
 def test_this_machines_own_node_is_no_news(capsys: pytest.CaptureFixture[str]) -> None:
@@ -197,10 +228,10 @@ def test_options_win_over_environment_and_file(
 
 
 def test_bind_sets_host_and_admission_and_serve_has_its_own_port(tmp_path: Path) -> None:
-    config = bind(Options(data=tmp_path), "0.0.0.0", True, port=SERVE_PORT)
+    config = Serving(host="0.0.0.0", open_=True).settings(Options(data=tmp_path), port=SERVE_PORT)
     assert (config.api.host, config.web.host) == ("0.0.0.0", "0.0.0.0")
     assert (config.api.port, config.nodes.admit) == (4001, "open")
-    assert bind(Options(data=tmp_path), None, False).nodes.admit == "auto"
+    assert Serving().settings(Options(data=tmp_path)).nodes.admit == "auto"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")

@@ -46,6 +46,7 @@ from parhelion.words import (
     Step,
     mint,
 )
+from tests.unit.coordinator.rings import Rig
 
 ASSET = "PRLX.local"
 DIGEST = "d" * 64
@@ -516,6 +517,16 @@ async def closed_pool(tmp_path: Path) -> AsyncIterator[Pool]:
 def quick_signatures(monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing signature is given up at once, so that no test waits two seconds for it."""
     monkeypatch.setattr("parhelion.coordinator.attempt.SIGNATURE_WAIT_S", 0.05)
+
+
+@pytest.fixture
+async def rig(closed_pool: Pool, monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """A pool whose nodes come for pipelines; signatures that nobody makes are soon given up."""
+    monkeypatch.setattr("parhelion.coordinator.pipeline.PARTS_WAIT_S", 0.2)
+    # As in the product a little longer: the attempt waits for the pipeline's word.
+    monkeypatch.setattr("parhelion.coordinator.attempt.SIGNATURE_WAIT_S", 0.4)
+    await closed_pool.open(resume_wait_s=5.0)
+    return Rig(closed_pool)
 
 
 @pytest.fixture

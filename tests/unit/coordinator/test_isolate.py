@@ -158,7 +158,7 @@ async def test_where_all_nodes_have_work_one_is_emptied_for_the_suspect(
 
 
 async def test_a_suspect_whose_client_leaves_opens_its_node_again(
-    closed_pool: Any, batches: Any
+    closed_pool: Any, batches: Any, quick_signatures: None
 ) -> None:
     pool = closed_pool
     engine = await batches(pool.A)
@@ -338,7 +338,7 @@ async def test_one_operators_word_is_no_proof_however_often_it_is_given(pool: An
     poison, claim = Poison(pool.clock), await claim_of(pool)
     for _ in range(5):
         poison.add(pool.DIGEST, BAD, [claim, claim])
-    assert poison.check(pool.DIGEST, BAD) == {claim.node.operator}
+    assert poison.check(pool.DIGEST, BAD) == ({claim.node.operator},)
     assert not claim.crash.excused
     poison.add(pool.DIGEST, BAD, [await claim_of(pool)])
     with pytest.raises(Problem):

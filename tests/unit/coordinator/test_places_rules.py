@@ -47,7 +47,9 @@ def could(node: Node, need: Need, without: Collection[str]) -> bool:
         room is not None
         and node.state in ("ready", "suspect")
         and room.engine_fault is None
-        and (room.stuck is None or room.failed is None)
+        # As the registry saw it last: an engine that has just shown that it works is looked at
+        # again with its next heartbeat.
+        and room.failed is None
         and room.barred is None
         and need.prompt_tokens + need.max_tokens <= min(room.context, room.kv_tokens)
         and room.record.phase is not Phase.OPEN
@@ -65,7 +67,7 @@ class World:
         self.dice = dice
         self.s = 0.0
         self.registry = Registry(NodesConfig(), 1, self.changed)
-        self.places = Places(self.registry, Queue(30, 12), self, 1, self.move)
+        self.places = Places(self.registry, Queue(30, 12), self, self.move)
         self.running: list[tuple[Node, Ticket]] = []
         self.waiting: list[Ticket] = []
         self.gone: list[Node] = []
@@ -419,7 +421,7 @@ async def test_a_fast_nodes_slot_is_waited_for_and_the_last_in_line_takes_the_sl
 async def test_a_pool_that_waits_for_its_nodes_takes_nobody_though_a_slot_is_free() -> None:
     world = World(random.Random(1))
     registry = Registry(NodesConfig(), 2, lambda: None)
-    places = Places(registry, Queue(30, 12), world, 2, lambda _node, _digest: None)
+    places = Places(registry, Queue(30, 12), world, lambda _node, _digest: None)
     for number, taken in ((1, False), (2, True)):
         card = NodeCard(
             peer=f"n{number}", name="n", version="", device="", backend="", slots=1,

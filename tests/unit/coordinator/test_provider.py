@@ -39,6 +39,7 @@ class Candidate:
     seen: Seen = field(default_factory=Seen)
     slots_busy: int = 0
     price_micro: int = 0
+    stages: tuple[str, ...] = ()
 
     @property
     def rooms(self) -> dict[str, Seen]:
@@ -253,3 +254,20 @@ def test_no_pick_is_against_the_clients_word(
         assert found is not None and found.peer == listed[0]
     elif free and not strict:
         assert found is not None
+
+
+def test_a_pipeline_serves_only_whom_all_its_nodes_may_serve() -> None:
+    pipeline = Candidate("pipeline-1.1.1", stages=("a", "b"))
+    assert not Choice(ignore=frozenset({"b"})).allows(pipeline)
+    assert Choice(ignore=frozenset({"c"})).allows(pipeline)
+    assert not Choice(only=frozenset({"a"})).allows(pipeline)
+    assert Choice(only=frozenset({"a", "b", "c"})).allows(pipeline)
+    assert Choice(only=frozenset({"pipeline-1.1.1"})).allows(pipeline)
+
+
+def test_a_pipeline_stands_in_the_order_where_its_last_node_does() -> None:
+    alone, pipeline = Candidate("c"), Candidate("p", stages=("a", "b"))
+    order = (frozenset({"a"}), frozenset({"c"}), frozenset({"b"}))
+    assert list(Choice(order=order).wanted([pipeline, alone], "d")) == [alone]
+    assert Choice(order=order, strict=True).allows(pipeline)
+    assert not Choice(order=order[:2], strict=True).allows(pipeline)

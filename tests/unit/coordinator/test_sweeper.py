@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from parhelion.words import Problem, ProblemCode, kin
+from parhelion.words import Grant, Problem, ProblemCode, Rate, kin
 
 KEY = {"idempotency_key": "k", "body_hash": "h"}
 
@@ -181,3 +181,18 @@ async def test_the_journal_outlives_whatever_a_commit_raises(
     await anext(answer)
     await pool.settled()
     assert pool.coordinator.journal.marks_written >= 1
+
+
+async def test_other_holds_end_by_their_time_and_not_by_the_sweepers_suspicion(pool: Any) -> None:
+    """What a session or a withdrawal set aside is nobody's live request, and is no leftover."""
+    account, _secret = await pool.user(1000)
+    now_ms = pool.clock.now_ms()
+    for request, expires_at_ms in (("ses_1", now_ms), ("ses_2", now_ms + 3_600_000)):
+        rate = Rate(model="m", asset=pool.ASSET, version=1, prompt_micro=0, completion_micro=1)
+        grant = Grant(account=account, key=None, rate=rate, amount_micro=300, seed=0)
+        await pool.ledger.hold(grant, request, prompt_tokens=0, expires_at_ms=expires_at_ms)
+    for _ in range(3):
+        await pool.coordinator.sweeper.sweep()
+    assert await pool.held_micro(account) == 300
+    entries = await pool.ledger.history(account, limit=10)
+    assert [e.request for e in entries if e.kind == "expire"] == ["ses_1"]

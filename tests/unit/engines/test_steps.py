@@ -31,9 +31,10 @@ async def test_steps_that_came_before_the_fault_are_still_read() -> None:
 
 async def test_a_host_that_makes_more_than_was_asked_is_a_fault() -> None:
     inbox = Inbox(1)
-    with pytest.raises(AssertionError):
+    with pytest.raises(Problem) as raised:
         for i in range(5):
             inbox.put(step(i, (4,)))
+    assert raised.value.code is ProblemCode.ENGINE_FAILED
 
 
 async def test_a_reader_that_waits_is_woken() -> None:

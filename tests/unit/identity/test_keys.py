@@ -11,6 +11,7 @@ import pytest
 
 from parhelion.identity import Keys, KeyView
 from parhelion.identity.keys import KEYS_PER_ACCOUNT_LIMIT
+from parhelion.identity.own_keys import ENDED_KEPT
 from parhelion.store import Refused, Store
 from parhelion.words import Problem, ProblemCode
 
@@ -142,6 +143,23 @@ async def test_a_revoked_key_still_settles_what_it_reserved(
     assert (await keys.list(account))[0].spent_micro == 10
 
 
+async def test_a_free_answers_hold_closes_after_its_key_was_forgotten(
+    store: Store, keys: Keys, clock: Any, account: str
+) -> None:
+    """A key that held nothing may be gone when its answer ends; the hold must not stay for ever."""
+    _, view = await keys.create_own(account, asset="PRLX.local", name="free")
+    await store.commit([keys.reserve(view.id, 0)])
+    await keys.revoke(view.id)
+    clock.ms += 1
+    for n in range(ENDED_KEPT + 2):
+        _, next_one = await keys.create_own(account, asset="PRLX.local", name=f"k{n}")
+        await keys.revoke(next_one.id)
+    assert view.id not in {each.id for each in await keys.list(account)}
+    await store.commit([keys.settle(view.id, 0, 0)])
+    with pytest.raises(Refused):
+        await store.commit([keys.settle(view.id, 1, 0)])
+
+
 async def test_settling_what_was_not_reserved_is_refused(
     keys: Keys, store: Store, account: str
 ) -> None:
@@ -152,6 +170,30 @@ async def test_settling_what_was_not_reserved_is_refused(
         keys.settle(view.id, 1, 2)
     with pytest.raises(ValueError):
         keys.reserve(view.id, -1)
+
+
+async def test_what_is_paid_beside_a_key_is_the_keys_to_spend(
+    keys: Keys, store: Store, account: str
+) -> None:
+    _, view = await a_key(keys, account, limit_micro=1_000)
+    await store.commit([keys.reserve(view.id, 700)])
+    assert await keys.left(view.id) == 300
+    # In the unit that spends it, and before that: else the old limit would refuse.
+    await store.commit([keys.raise_limit(view.id, 500), keys.reserve(view.id, 800)])
+    assert await keys.left(view.id) == 0
+    with pytest.raises(Refused):
+        await store.commit([keys.reserve(view.id, 1)])
+
+
+async def test_raising_the_limit_of_a_key_that_has_none_gives_it_none(
+    keys: Keys, store: Store, account: str
+) -> None:
+    _, view = await a_key(keys, account)
+    await store.commit([keys.raise_limit(view.id, 500)])
+    assert await keys.left(view.id) is None
+    await store.commit([keys.reserve(view.id, 10**9)])
+    with pytest.raises(ValueError, match="never negative"):
+        keys.raise_limit(view.id, -1)
 
 
 async def test_a_key_without_a_limit_has_none(keys: Keys, store: Store, account: str) -> None:
@@ -210,7 +252,7 @@ async def test_an_account_has_a_bounded_number_of_keys(
     with sqlite3.connect(tmp_path / "db") as beside:
         beside.executemany(
             "INSERT INTO keys SELECT ?, ?, account, name, asset, prefix, limit_micro, 0, 0,"
-            " created_at_ms, NULL, NULL FROM keys WHERE id = ?",
+            " created_at_ms, NULL, NULL, NULL, 0 FROM keys WHERE id = ?",
             [(f"k{n}", bytes([n % 256, n // 256]), view.id) for n in range(KEYS_PER_ACCOUNT_LIMIT)],
         )
     beside.close()

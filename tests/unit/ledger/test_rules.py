@@ -16,6 +16,8 @@ from parhelion.ledger import (
     Shares,
     Worked,
     class_of,
+    crew,
+    crew_of,
     next_state,
     price,
     split,
@@ -131,6 +133,34 @@ def test_a_split_loses_nothing_and_rounds_operators_down(
     got = {leg.account: leg.amount_micro for leg in legs}
     assert got.get(INFRASTRUCTURE, 0) == cost * parts.infrastructure_percent // 100
     assert got.get(TREASURY, 0) >= cost * parts.treasury_percent // 100
+
+
+@given(
+    st.integers(0, 2**53),
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 10**7)), min_size=1, max_size=6),
+    counts,
+)
+def test_a_crew_shares_by_weight_and_nothing_is_lost(
+    cost: int, weights: list[tuple[str, int]], ids: int
+) -> None:
+    legs = split(cost, DEFAULT, [_by(crew(weights), ids), _by("d", 1)])
+    assert sum(leg.amount_micro for leg in legs) == cost
+    whole = cost * DEFAULT.operators_percent // 100
+    all_of_it = sum(weight for _, weight in weights)
+    for account in "abc":
+        own = sum(weight for name, weight in weights if name == account)
+        if not all_of_it:
+            own, total = sum(name == account for name, _ in weights), len(weights)
+        else:
+            total = all_of_it
+        got = sum(leg.amount_micro for leg in legs if leg.account == account)
+        assert got == whole * ids * own // (total * (ids + 1))
+
+
+@pytest.mark.parametrize("text", ["a*1+", "a*-1", "*1", "a*1+b", "a*1+b*x"])
+def test_a_text_that_names_no_crew_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no crew"):
+        crew_of(text)
 
 
 def test_without_delivered_ids_the_operators_share_stays_in_the_treasury() -> None:

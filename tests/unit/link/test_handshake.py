@@ -18,6 +18,9 @@ NODE = NodeKey(b"n" * 32)
 COORDINATOR = NodeKey(b"c" * 32)
 STRANGER = NodeKey(b"s" * 32)
 
+AS_NODE = b"parhelion link handshake\0node\0"
+AS_COORDINATOR = b"parhelion link handshake\0coordinator\0"
+
 LOW_ORDER = (
     bytes(32),
     (1).to_bytes(32, "little"),
@@ -230,7 +233,7 @@ def proof_of(hello: NodeHello, answer: bytes, role: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("role", "is_taken"),
-    [(handshake._NODE, True), (handshake._COORDINATOR, False), (b"", False)],
+    [(AS_NODE, True), (AS_COORDINATOR, False), (b"", False)],
 )
 def test_a_signature_counts_only_under_the_name_of_its_role(role: bytes, is_taken: bool) -> None:
     node, coordinator = pair()
@@ -251,5 +254,5 @@ def test_a_point_of_low_order_is_refused_though_its_owner_signs_it(point: bytes)
     hello = NodeHello(version=1, peer=NODE.peer, nonce=b"1" * 32, ephemeral=point)
     answer = coordinator.feed(msgspec.msgpack.encode(hello))
     with pytest.raises(LinkBroken, match="low order"):
-        coordinator.feed(proof_of(hello, answer, handshake._NODE))
+        coordinator.feed(proof_of(hello, answer, AS_NODE))
     assert coordinator.seal is None

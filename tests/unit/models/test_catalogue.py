@@ -211,3 +211,23 @@ async def test_a_pool_that_turns_keeps_that_and_every_price_together(
         ]
         # Of an asset that a model has no rate in, none is made.
         assert [(r.asset, r.version) for r in seen.rates("Lab/Two")] == [("USDC.local", 1)]
+
+
+async def test_a_pool_that_turns_prices_one_model_otherwise_in_the_same_unit(
+    store: Store, files: list[Path], tmp_path: Path
+) -> None:
+    catalogue = await Catalogue.open(store, Clock(), tmp_path)
+    await catalogue.add("Lab/One", files[0], rates=PRICES)
+    await catalogue.add("Lab/Two", files[1], rates=PRICES)
+    dear = {"PRLX.local": (7, 8), "USDC.local": (9, 10)}
+    await catalogue.turn("paid", {"PRLX.local": (1, 1)}, {"Lab/One": dear})
+    with pytest.raises(Problem):
+        await catalogue.turn("free", {"PRLX.local": (0, 0)}, {"Lab/None": dear})
+    await catalogue.turn(None, {}, {"Lab/One": dear})
+    for seen in (catalogue, await Catalogue.open(store, Clock(), tmp_path)):
+        assert seen.pricing == "paid", "what was refused has changed nothing"
+        assert {(r.asset, r.version, r.prompt_micro) for r in seen.rates("Lab/One")} == {
+            ("PRLX.local", 2, 7),
+            ("USDC.local", 1, 9),
+        }
+        assert [(r.version, r.prompt_micro) for r in seen.rates("Lab/Two")] == [(2, 1)]

@@ -8,7 +8,7 @@ import msgspec
 
 from parhelion.identity import NodeKey
 from parhelion.link import parse_address
-from parhelion.node import Agent
+from parhelion.node import Agent, Stages
 from parhelion.words import ServedModel
 
 
@@ -50,3 +50,26 @@ def test_the_machines_slots_are_shared_by_its_engines_and_counted_once(
     assert card.slots == 4
     assert [model.slots for model in card.models] == [4, 4]
     assert card.kv_tokens == sum(model.kv_tokens for model in card.models)
+
+
+def test_a_member_of_pipelines_offers_a_stage_and_needs_no_model(key: NodeKey, clock: Any) -> None:
+    from tests.unit.node.staging import OFFER, StageTools
+
+    async def nothing(*_: Any) -> Any:
+        raise AssertionError("nothing is loaded before the pool says what")
+
+    tools = StageTools(find=nothing, start=nothing, lend=nothing, resident_bytes=lambda _pid: 0)
+    stages = Stages(key, clock, OFFER, tools)
+    agent = Agent(
+        key,
+        parse_address("127.0.0.1:1"),
+        {},
+        name="part",
+        clock=clock,
+        on_state=lambda _state: None,
+        stages=stages,
+    )
+    stages.reachable(("10.0.0.7:4000",))
+    card = agent._card()
+    assert card.models == () and card.stage is not None
+    assert (card.stage.memory_bytes, card.stage.direct) == (1000, ("10.0.0.7:4000",))

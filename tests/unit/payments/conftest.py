@@ -110,12 +110,16 @@ class House:
         return Credentials(bearer=self.secret)
 
     async def take(self, ask: Ask, quote: Quote | None = None, bearer: str | None = None) -> Any:
-        return await self.gate.take(
-            ask,
-            Credentials(bearer=bearer or self.secret),
-            quote or make_quote(),
-            expires_at_ms=self.clock.ms + 60_000,
-        )
+        credentials = Credentials(bearer=bearer or self.secret)
+        return await self.take_as(ask, credentials, quote or make_quote())
+
+    async def take_as(self, ask: Ask, credentials: Credentials, quote: Quote) -> Any:
+        buyer = await self.gate.identify(ask, credentials, quote.model.id, quote.rates)
+        return await self.gate.take(ask, buyer, quote, expires_at_ms=self.clock.ms + 60_000)
+
+    async def admit(self, ask: Ask, credentials: Credentials, quote: Quote) -> Any:
+        buyer = await self.gate.identify(ask, credentials, quote.model.id, quote.rates)
+        return await self.gate.admit(ask, buyer, quote)
 
     async def post(self, ask: Ask, taken: Taken, cost: int, outcome: Any, ids: Any = None) -> None:
         """Close the hold at `cost`, as the coordinator does."""

@@ -29,14 +29,14 @@ async def sound(house: Any) -> None:
 
 
 async def test_a_key_is_granted_the_worst_case_and_no_more_is_written(house: Any) -> None:
-    grant = await house.gate.admit(house.ask(), house.bearer, house.quote())
+    grant = await house.admit(house.ask(), house.bearer, house.quote())
     assert isinstance(grant, Grant)
     assert (grant.account, grant.key, grant.amount_micro) == (house.account, house.key, 120)
     assert await house.available() == 1_000
 
 
 async def test_a_fresh_seed_is_64_bits_of_the_entropy(house: Any) -> None:
-    grant = await house.gate.admit(house.ask(), house.bearer, house.quote())
+    grant = await house.admit(house.ask(), house.bearer, house.quote())
     assert grant.seed == int.from_bytes(house.entropy[0], "little")
     assert len(house.entropy[0]) == 8
 
@@ -57,10 +57,10 @@ async def test_what_is_no_key_of_ours_is_a_guest_where_it_is_free_and_401_where_
     house: Any, bearer: str
 ) -> None:
     credentials = Credentials(bearer=bearer)
-    grant = await house.gate.admit(house.ask(), credentials, house.quote(micro=0))
+    grant = await house.admit(house.ask(), credentials, house.quote(micro=0))
     assert (grant.account, grant.key, grant.amount_micro) == ("guest", None, 0)
     for quote in (house.quote(), house.quote(micro=0, assets=("USDC.local",))):
-        attempt = house.gate.admit(house.ask(), credentials, quote)
+        attempt = house.admit(house.ask(), credentials, quote)
         await refused(attempt, ProblemCode.INVALID_API_KEY)
 
 
@@ -79,27 +79,22 @@ async def test_a_key_that_was_revoked_or_expired_never_becomes_a_guest(house: An
 async def test_a_bad_key_is_401_and_never_becomes_a_guest(
     house: Any, bearer: str, micro: int
 ) -> None:
-    attempt = house.gate.admit(house.ask(), Credentials(bearer=bearer), house.quote(micro=micro))
+    attempt = house.admit(house.ask(), Credentials(bearer=bearer), house.quote(micro=micro))
     await refused(attempt, ProblemCode.INVALID_API_KEY)
 
 
 async def test_nobody_is_401_where_it_costs_and_a_guest_where_it_does_not(house: Any) -> None:
     nobody = Credentials()
-    attempt = house.gate.admit(house.ask(), nobody, house.quote())
+    attempt = house.admit(house.ask(), nobody, house.quote())
     await refused(attempt, ProblemCode.MISSING_CREDENTIALS)
-    taken = await house.gate.take(
-        house.ask(idempotency_key="k"),
-        nobody,
-        house.quote(micro=0),
-        expires_at_ms=house.clock.ms + 1,
-    )
+    taken = await house.take_as(house.ask(idempotency_key="k"), nobody, house.quote(micro=0))
     assert (taken.hold.account, taken.hold.amount_micro) == ("guest", 0)
     assert await house.store.read("SELECT * FROM idempotency") == []
 
 
 async def test_a_key_revoked_after_it_was_read_takes_no_hold(house: Any) -> None:
     ask = house.ask()
-    grant = await house.gate.admit(ask, house.bearer, house.quote())
+    grant = await house.admit(ask, house.bearer, house.quote())
     await house.keys.revoke(house.key)
     with pytest.raises(Refused) as caught:
         await house.ledger.hold(
@@ -264,7 +259,7 @@ async def test_a_second_cut_never_bills_less_than_the_first_did(house: Any) -> N
     for ids in (5, 3, 9):
         ask = house.ask(idempotency_key="k")
         await house.post(ask, await house.take(ask), 0, "cut", ids)
-        taken = await house.gate.admit(house.ask(idempotency_key="k"), house.bearer, house.quote())
+        taken = await house.admit(house.ask(idempotency_key="k"), house.bearer, house.quote())
         billed.append(taken.unbilled_from)
     assert billed == [5, 5, 9]
 

@@ -24,7 +24,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.dictionaries(NAMES, VALUES, max_size=6))
 @example({"all": "".join(map(chr, range(0x300))), "end": "\u2028\u2029\ufeff\uffff\U0010ffff"})
 @example({"b": 1, "a": 2, "A": 3, "_": 4, "aa": 5, "": 6})

@@ -33,6 +33,11 @@ class StillClock:
         return self.at_ms / 1000
 
 
+@pytest.fixture(autouse=True)
+def quick_disk() -> None:
+    """Not here: what is durable when, and what a migration does, is what these tests are about."""
+
+
 @pytest.fixture
 def clock() -> StillClock:
     return StillClock()

@@ -57,7 +57,10 @@ class Received:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """A transaction as we read it; `authorizations` are its (payer, nonce) of EIP-3009."""
+    """A transaction as we read it; `authorizations` are its (payer, nonce) of EIP-3009.
+
+    `fee_wei` is what one that failed cost its sender, as far as its receipt tells.
+    """
 
     transaction: str
     state: State
@@ -65,6 +68,7 @@ class Reading:
     block_hash: str | None = None
     received: tuple[Received, ...] = ()
     authorizations: tuple[tuple[str, str], ...] = ()
+    fee_wei: int = 0
 
     def amount_from(self, payer: str) -> int:
         """What the payee got from `payer` by this transaction, in the token's base units."""
@@ -129,6 +133,7 @@ def judge(receipt: object, transaction: str, token: str, payee: str) -> Reading:
             state=State.FAILED,
             block_number=block_number,
             block_hash=block_hash,
+            fee_wei=_fee_wei(fields),
         )
     logs = [_fields(log, "log") for log in _list(fields.get("logs"), "logs")]
     of_token = [log for log in logs if _is_of(log, asked, _address(token, "token"))]
@@ -140,6 +145,17 @@ def judge(receipt: object, transaction: str, token: str, payee: str) -> Reading:
         received=_received(of_token, _topic(payee)),
         authorizations=_authorizations(of_token),
     )
+
+
+def _fee_wei(receipt: dict[str, object]) -> int:
+    """Gas, and the part of the chain below that rollups name; 0 where they are not told."""
+    try:
+        gas = _number(receipt.get("gasUsed"), "gasUsed")
+        price_wei = _number(receipt.get("effectiveGasPrice"), "effectiveGasPrice")
+        below_wei = _number(receipt.get("l1Fee", "0x0"), "l1Fee")
+    except ReadFailed:
+        return 0
+    return gas * price_wei + below_wei
 
 
 def _is_of(log: dict[str, object], transaction: str, token: str) -> bool:

@@ -66,8 +66,14 @@ class Embedded:
             return await carrier.settle(payment, deadline_s)
         return Refused(code=Code.WRONG_NETWORK, reason=f"nothing is settled on {payment.network}")
 
+    async def urge(self, payment: Payment) -> None:
+        """Help along what was sent and waits for a block; sends nothing that was not sent."""
+        carrier = self._networks.get(payment.network)
+        if isinstance(carrier, EmbeddedEvm) and isinstance(payment, EvmPayment):
+            await carrier.urge(payment)
+
     async def reconcile(self, payment: Payment) -> Outcome:
-        """What the chain says of a payment that was sent, or perhaps was; sends nothing."""
+        """What the chain says of a payment that was sent, or perhaps was; sends nothing new."""
         carrier = self._networks.get(payment.network)
         try:
             async with asyncio.timeout(RECONCILE_BUDGET_S):

@@ -42,12 +42,22 @@ NEVER_SENT = frozenset({PREFLIGHT_FAILURE, -32003, -32005, -32602})
 
 
 class EmbeddedSolana:
-    """One network's facilitator, with one fee payer."""
+    """One network's facilitator, with one fee payer.
+
+    What nobody has claimed yet is tried out through `trying`, a line of its own to the same node:
+    however many strangers wait there, what is settled does not wait behind them.
+    """
 
     def __init__(
-        self, rpc: RpcCall, fee_payer: Keypair, *, look_every_s: float = LOOK_EVERY_S
+        self,
+        rpc: RpcCall,
+        fee_payer: Keypair,
+        *,
+        look_every_s: float = LOOK_EVERY_S,
+        trying: RpcCall | None = None,
     ) -> None:
         self._rpc = rpc
+        self._trying = trying or rpc
         self._fee_payer = fee_payer
         self._look_every_s = look_every_s
         self._broadcasting = asyncio.Lock()
@@ -67,7 +77,7 @@ class EmbeddedSolana:
             return judged
         how = {"encoding": "base64", "sigVerify": False, "commitment": "processed"}
         try:
-            tried = await self._rpc("simulateTransaction", [_base64(judged.wire), how])
+            tried = await self._trying("simulateTransaction", [_base64(judged.wire), how])
         except (RpcUnavailable, RpcRefused) as error:
             raise unavailable(Code.CHAIN_UNAVAILABLE, str(error)) from error
         error = _simulated(tried)
@@ -117,12 +127,15 @@ class EmbeddedSolana:
         return None
 
     async def _watch(self, payment: SolanaPayment) -> Outcome:
+        is_told = False
         while True:
             try:
                 outcome = await solana_truth.look(self._rpc, payment)
             except (RpcUnavailable, RpcRefused, Problem) as error:
-                log.info("a look at the chain failed", extra={"cause": str(error)})
-                outcome = None
+                if not is_told:
+                    # Once: a chain that is down is looked at many times by each payment.
+                    log.info("a look at the chain failed", extra={"cause": str(error)})
+                outcome, is_told = None, True
             if outcome is not None:
                 return outcome
             await asyncio.sleep(self._look_every_s)

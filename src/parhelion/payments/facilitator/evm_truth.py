@@ -34,8 +34,13 @@ EXPIRY_MARGIN_S = 60
 """An authorization counts as dead this long after its end by the chain's own clock: nodes behind
 one address do not all stand at the same block."""
 
+BALANCE_OF = "0x70a08231"
+"""Selector of balanceOf(address), of ERC-20."""
+
 CANCELED = "0x1cdd46ff242716cdaa72d159d339a485b3438398348d68f09d7c8c0a59353d81"
 """keccak256 of AuthorizationCanceled(address,bytes32), of EIP-3009."""
+
+WORD_CHARS = 66
 
 SAYINGS = (
     ("exceeds balance", Code.INSUFFICIENT_BALANCE),
@@ -58,8 +63,12 @@ async def look(rpc: Rpc, payment: EvmPayment, transaction: str) -> Outcome | Non
     # It reverted. Where somebody else carried the same authorization first, it is paid.
     if await is_authorization_used(rpc, payment.asset, payment.payer, payment.nonce):
         return await _spent_by(rpc, payment)
-    reason = "it landed and failed"
-    return Refused(code=Code.FAILED_ON_CHAIN, reason=reason, transaction=transaction)
+    return Refused(
+        code=Code.FAILED_ON_CHAIN,
+        reason="it landed and failed",
+        transaction=transaction,
+        fee=reading.fee_wei,
+    )
 
 
 async def reconcile(rpc: Rpc, payment: EvmPayment) -> Outcome:
@@ -76,6 +85,20 @@ async def reconcile(rpc: Rpc, payment: EvmPayment) -> Outcome:
     if time_s >= payment.valid_before_s + EXPIRY_MARGIN_S:
         return Refused(code=Code.EXPIRED, reason="it expired unspent")
     return Ambiguous(reason="not spent, and still valid")
+
+
+async def balance(rpc: Rpc, payment: EvmPayment) -> int:
+    """What the payer holds of the token; a Problem where the chain does not tell."""
+    call: dict[str, object] = {"to": payment.asset}
+    call["data"] = BALANCE_OF + payment.payer[2:].rjust(64, "0")
+    try:
+        # The last block, and no later: what is in the next is counted with what is on its way.
+        told = await rpc("eth_call", [call, "latest"])
+        if not isinstance(told, str) or len(told) != WORD_CHARS:
+            raise ReadFailed("balanceOf: an answer that is no word")
+        return int(told, 16)
+    except (*FAILURES, ValueError) as error:
+        raise unavailable(Code.CHAIN_UNAVAILABLE, str(error)) from error
 
 
 def outcome_of(payment: EvmPayment, reading: Reading) -> Outcome:

@@ -72,7 +72,8 @@ class SolanaPayment(Record, frozen=True, kw_only=True, tag="solana"):
 
     `key` is the hash of what was signed: two signatures of one message are one payment.
     `transaction` is the id under which it will land, known before it is sent; "" where the fee
-    payer's key is somebody else's. `wire` has no signature of ours.
+    payer's key is somebody else's. `wire` has no signature of ours. `fee` is what it costs the fee
+    payer, in lamports, whether it succeeds or fails.
     """
 
     network: str
@@ -87,6 +88,7 @@ class SolanaPayment(Record, frozen=True, kw_only=True, tag="solana"):
     wire: bytes
     transaction: str = ""
     request: bytes = b""
+    fee: int = 0
 
 
 class EvmPayment(Record, frozen=True, kw_only=True, tag="evm"):
@@ -116,12 +118,14 @@ Payment: TypeAlias = SolanaPayment | EvmPayment
 class Refused(Record, frozen=True, kw_only=True, tag="refused"):
     """Definitely not paid by this: never broadcast, or landed with an error, or expired for good.
 
-    `transaction` names one that landed and failed.
+    `transaction` names one that landed and failed, and `fee` what that cost whoever sent it, in
+    lamports or wei.
     """
 
     code: Code
     reason: str
     transaction: str = ""
+    fee: int = 0
 
     @property
     def is_ours(self) -> bool:

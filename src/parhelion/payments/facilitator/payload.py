@@ -11,9 +11,7 @@ import msgspec
 
 from parhelion.payments.facilitator.offers import EvmOffer, Offer
 from parhelion.payments.facilitator.outcomes import Code, Refused
-
-HEADER_LIMIT_CHARS = 16 * 1024
-"""A payment of either chain with resource and extensions takes under 4 kB; servers stop at 64."""
+from parhelion.payments.rules import PAYMENT_LIMIT_CHARS
 
 VERSION = 2
 
@@ -50,8 +48,8 @@ class _Version(msgspec.Struct, rename={"version": "x402Version"}):
 
 def read_header(header: str | bytes) -> Payload | Refused:
     """The payment in a header; its size is looked at before anything is decoded."""
-    if len(header) > HEADER_LIMIT_CHARS:
-        reason = f"the payment has {len(header)} characters, at most {HEADER_LIMIT_CHARS} are read"
+    if len(header) > PAYMENT_LIMIT_CHARS:
+        reason = f"the payment has {len(header)} characters, at most {PAYMENT_LIMIT_CHARS} are read"
         return Refused(code=Code.TOO_LARGE, reason=reason)
     try:
         # Not every client pads; none writes anything outside the alphabet.

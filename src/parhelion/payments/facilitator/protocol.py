@@ -28,5 +28,5 @@ class Facilitator(Protocol):
         ...
 
     async def reconcile(self, payment: Payment) -> Outcome:
-        """What became of an ambiguous one; sends nothing. A Problem (503) where nobody can tell."""
+        """What became of an ambiguous one; sends nothing new. A Problem (503): nobody can tell."""
         ...

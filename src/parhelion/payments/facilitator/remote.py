@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import aiohttp
 import msgspec
 
+from parhelion.chain.rpc import Outgoing
 from parhelion.chain.solana import RpcCall
 from parhelion.payments.facilitator import evm_truth, solana_truth
 from parhelion.payments.facilitator.evm_truth import quantity
@@ -108,7 +109,11 @@ Headers: TypeAlias = Callable[[str], Mapping[str, str]]
 
 
 class Remote:
-    """One facilitator; `chains` are our own ways to read each network."""
+    """One facilitator; `chains` are our own ways to read each network.
+
+    What nobody has claimed yet is asked for through `asking` and `heights`, which have connections
+    of their own: however many strangers wait there, what is settled does not wait behind them.
+    """
 
     def __init__(
         self,
@@ -120,8 +125,12 @@ class Remote:
         *,
         verify_budget_s: float = VERIFY_BUDGET_S,
         settle_budget_s: float = SETTLE_BUDGET_S,
+        asking: aiohttp.ClientSession | None = None,
+        heights: Mapping[str, RpcCall] | None = None,
     ) -> None:
         self._session = session
+        self._asking = asking or session
+        self._heights = heights or chains
         self._url = url.rstrip("/")
         self._headers = headers
         self._chains = chains
@@ -133,7 +142,7 @@ class Remote:
         """What it settles: version 2 and `exact` only."""
         try:
             async with asyncio.timeout(self._verify_budget_s):
-                answer = await self._call("GET", "/supported", b"")
+                answer = await self._call(self._asking, "GET", "/supported")
             told = _decoded(answer, _Supported, (200,))
         except (_NoAnswer, TimeoutError) as error:
             raise unavailable(Code.FACILITATOR_UNAVAILABLE, f"/supported: {error}") from error
@@ -152,7 +161,7 @@ class Remote:
             async with asyncio.timeout(self._verify_budget_s):
                 judged = await self._seen(judged)
                 body = _request(payload, offer)
-                answer = await self._call("POST", "/verify", body)
+                answer = await self._call(self._asking, "POST", "/verify", Outgoing(body))
             told = _decoded(answer, _Verified, (200, 400, 402, 422))
         except (_NoAnswer, TimeoutError) as error:
             raise unavailable(Code.FACILITATOR_UNAVAILABLE, f"/verify: {error}") from error
@@ -166,16 +175,20 @@ class Remote:
 
     async def settle(self, payment: Payment) -> Outcome:
         """Have a verified payment settled, once."""
+        call = Outgoing(payment.request)
         try:
             async with asyncio.timeout(self._settle_budget_s):
-                answer = await self._call("POST", "/settle", payment.request)
+                answer = await self._call(self._session, "POST", "/settle", call)
             told = _decoded(answer, _Settled, (200, 400, 402, 422))
         except _NoAnswer as error:
             if not error.left_us:
                 return Refused(code=Code.FACILITATOR_UNAVAILABLE, reason=f"/settle: {error}")
             return Ambiguous(reason=f"/settle: {error}")
         except TimeoutError:
-            return Ambiguous(reason=f"/settle: no answer within {self._settle_budget_s} s")
+            reason = f"/settle: no answer within {self._settle_budget_s} s"
+            if not call.has_left:
+                return Refused(code=Code.FACILITATOR_UNAVAILABLE, reason=reason)
+            return Ambiguous(reason=reason)
         transaction = told.transaction if _is_transaction(told.transaction) else ""
         if not told.success:
             reason = (told.error_reason or "without a reason")[:200]
@@ -202,7 +215,7 @@ class Remote:
 
     async def _seen(self, payment: Payment) -> Payment:
         """The height from which on an authorization may be spent; needed to find it again."""
-        rpc = self._chains.get(payment.network)
+        rpc = self._heights.get(payment.network)
         if rpc is None:
             raise _NoAnswer(f"{payment.network} is not configured")
         if not isinstance(payment, EvmPayment):
@@ -213,14 +226,16 @@ class Remote:
             raise _NoAnswer(str(error)) from error
         return msgspec.structs.replace(payment, seen_block=max(0, height - EARLIER_BLOCKS))
 
-    async def _call(self, method: str, path: str, body: bytes) -> _Answer:
+    async def _call(
+        self, session: aiohttp.ClientSession, method: str, path: str, call: Outgoing | None = None
+    ) -> _Answer:
         headers = {"content-type": "application/json", **self._headers(path)}
         try:
             # A redirect would carry payment and token to whoever is named.
-            async with self._session.request(
+            async with session.request(
                 method,
                 self._url + path,
-                data=body or None,
+                data=call,
                 headers=headers,
                 allow_redirects=False,
             ) as answer:
@@ -228,7 +243,8 @@ class Remote:
         except aiohttp.ClientConnectorError as error:
             raise _NoAnswer(str(error), left_us=False) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise _NoAnswer(f"no answer ({type(error).__name__})") from error
+            has_left = call is not None and call.has_left
+            raise _NoAnswer(f"no answer ({type(error).__name__})", left_us=has_left) from error
 
 
 async def _bounded(content: aiohttp.StreamReader) -> bytes:

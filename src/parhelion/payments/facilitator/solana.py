@@ -31,6 +31,8 @@ BASE64_LIMIT_CHARS = 1_644
 SIGNERS = 2
 """Fee payer and payer. Each further signature would cost us 5,000 lamports."""
 
+SIGNATURE_LAMPORTS = 5_000
+
 COMPUTE_LIMIT_UNITS = 1_400_000
 """The most that the chain lets one transaction ask for."""
 
@@ -121,7 +123,7 @@ def _judge(raw: bytes, offer: SolanaOffer) -> SolanaPayment:
     _check_fee_payer(message, steps, offer)
     if len(steps) < 3:
         raise _Refusal(Code.NO_TRANSFER, f"a payment has 3 instructions or more, not {len(steps)}")
-    _check_fee(steps[0], steps[1])
+    priority_lamports = _check_fee(steps[0], steps[1])
     transfer = _check_transfer(steps[2], offer)
     _check_extras(steps[3:], offer)
     signature = _check_signature(transaction, message, transfer.payer)
@@ -137,6 +139,7 @@ def _judge(raw: bytes, offer: SolanaOffer) -> SolanaPayment:
         token_program=offer.token_program,
         # What stood in the fee payer's place is not passed on, and makes no other payment.
         wire=bytes(VersionedTransaction.populate(message, [Signature.default(), signature])),
+        fee=SIGNERS * SIGNATURE_LAMPORTS + priority_lamports,
     )
 
 
@@ -190,7 +193,8 @@ def _check_fee_payer(message: AnyMessage, steps: list[_Step], offer: SolanaOffer
             raise _Refusal(Code.FEE_PAYER_IN_INSTRUCTION, reason)
 
 
-def _check_fee(limit: _Step, price: _Step) -> None:
+def _check_fee(limit: _Step, price: _Step) -> int:
+    """The priority fee in lamports."""
     if limit.program != COMPUTE_BUDGET or limit.data[:1] != bytes([SET_COMPUTE_LIMIT]):
         raise _Refusal(Code.COMPUTE_LIMIT, "instruction 0 does not set the compute unit limit")
     if len(limit.data) != 5 or limit.accounts:
@@ -206,6 +210,7 @@ def _check_fee(limit: _Step, price: _Step) -> None:
     if lamports > PRIORITY_FEE_LIMIT_LAMPORTS:
         reason = f"a priority fee of {lamports} lamports; {PRIORITY_FEE_LIMIT_LAMPORTS} at most"
         raise _Refusal(Code.FEE_TOO_HIGH, reason)
+    return lamports
 
 
 def _check_transfer(step: _Step, offer: SolanaOffer) -> _Transfer:

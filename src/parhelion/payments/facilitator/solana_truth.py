@@ -28,11 +28,24 @@ from parhelion.words import Problem
 HISTORY_LIMIT = 100
 """Transactions of one account within the minutes that a payment may stay open."""
 
+INVALID_PARAMS = -32602
 INSUFFICIENT_FUNDS = 1
 """SPL Token's own error: the source holds less than the amount."""
 
+NO_ACCOUNT = "InvalidAccountData"
+"""What the token's program says of an account that is not there: the payer's, for the payee's is
+looked at when the pool starts."""
+
 OUT_OF_FUNDS = frozenset({"AccountNotFound", "InsufficientFundsForFee", "InsufficientFundsForRent"})
 """The fee payer's; the payer has no lamports to lose in any instruction."""
+
+
+class _Amount(msgspec.Struct):
+    amount: str
+
+
+class _Balance(msgspec.Struct):
+    value: _Amount
 
 
 async def look(rpc: RpcCall, payment: SolanaPayment) -> Settled | Refused | None:
@@ -61,13 +74,33 @@ async def reconcile(rpc: RpcCall, payment: SolanaPayment) -> Outcome:
     return Ambiguous(reason="not confirmed, and may still land", transaction=payment.transaction)
 
 
+async def balance(rpc: RpcCall, payment: SolanaPayment) -> int:
+    """What the account that it is paid from holds; a Problem where the chain does not tell."""
+    try:
+        # The newest: what has just left the account for elsewhere must not count.
+        how = {"commitment": "processed"}
+        told = await rpc("getTokenAccountBalance", [payment.source, how])
+    except RpcRefused as error:
+        if error.code == INVALID_PARAMS:
+            return 0  # It is a good address of no account, or of one that was closed.
+        raise unavailable(Code.CHAIN_UNAVAILABLE, str(error)) from error
+    except RpcUnavailable as error:
+        raise unavailable(Code.CHAIN_UNAVAILABLE, str(error)) from error
+    try:
+        return int(msgspec.convert(told, _Balance).value.amount)
+    except ValueError as error:
+        reason = "getTokenAccountBalance: an answer without an amount"
+        raise unavailable(Code.CHAIN_UNAVAILABLE, reason) from error
+
+
 def outcome_of(payment: SolanaPayment, reading: Reading) -> Settled | Refused | None:
     """What our own read decides: its error before its status; None while nothing is sure. Pure."""
     if reading.standing is Standing.FAILED:
         refused = refusal_of(reading.error)
         code = Code.FAILED_ON_CHAIN if refused.is_ours else refused.code
         reason = f"it landed and failed: {refused.reason}"
-        return Refused(code=code, reason=reason, transaction=payment.transaction)
+        landed = payment.transaction
+        return Refused(code=code, reason=reason, transaction=landed, fee=payment.fee)
     if reading.standing is Standing.LANDED:
         return Settled(transaction=payment.transaction, landed_micro=reading.credited)
     return None
@@ -87,6 +120,9 @@ def refusal_of(error: Any) -> Refused:
         # Index 2 is the transfer: `judge` saw to that.
         if cause == [2, {"Custom": INSUFFICIENT_FUNDS}]:
             return Refused(code=Code.INSUFFICIENT_BALANCE, reason="the payer holds too little")
+        if cause == [2, NO_ACCOUNT]:
+            reason = "the payer has no account of this token, or it is frozen or closed"
+            return Refused(code=Code.SIMULATION_FAILED, reason=reason)
     return Refused(code=Code.SIMULATION_FAILED, reason=reason)
 
 

@@ -19,14 +19,12 @@ from parhelion.payments.x402.offers import (
     payment_required,
 )
 from parhelion.payments.x402.outside import Expired, FailedOnChain, Landed, Reader, Sight, Unknown
-from parhelion.payments.x402.payload import Payment, accept, read, refuse_v1
+from parhelion.payments.x402.payload import Payment, accept, read
 from parhelion.payments.x402.prices import (
     TIERS,
     Price,
     request_price,
     smallest_topup,
-    tier_cost,
-    tier_max_tokens,
     tier_named,
     tier_price,
     topup_price,
@@ -72,11 +70,8 @@ __all__ = [
     "payees",
     "payment_required",
     "read",
-    "refuse_v1",
     "request_price",
     "smallest_topup",
-    "tier_cost",
-    "tier_max_tokens",
     "tier_named",
     "tier_price",
     "topup_price",

@@ -10,6 +10,7 @@ import msgspec
 from parhelion.identity import Wallets, caip10
 from parhelion.ledger import Ledger
 from parhelion.payments.facilitator.outcomes import Payment as Signed
+from parhelion.payments.rules import LANDED_MEMO
 from parhelion.payments.x402 import claim_rows as rows
 from parhelion.payments.x402.claim_rows import Claim, claim_of
 from parhelion.payments.x402.claims import (
@@ -18,6 +19,7 @@ from parhelion.payments.x402.claims import (
     ClaimState,
     next_state,
 )
+from parhelion.payments.x402.losses import Losses
 from parhelion.payments.x402.outside import Landed
 from parhelion.store import Refused, Statement, Store
 from parhelion.words import Clock, Record
@@ -35,6 +37,11 @@ class Settlement(Record, frozen=True, kw_only=True):
     asset: str
     amount_micro: int
 
+    @property
+    def deposit(self) -> str:
+        """The transfer that credits it."""
+        return f"x402:{self.network}:{self.transaction}"
+
 
 class Paid(msgspec.Struct, Generic[T], frozen=True, kw_only=True):
     """A settlement and what was opened in its unit; `opened` None where it bought nothing."""
@@ -49,6 +56,14 @@ Opens = Callable[[Settlement, Sequence[Statement]], Awaitable[T]]
 `lambda paid, first: ledger.hold(grant, request, ..., first=first)`. It raises Refused or Problem
 where its own part cannot be; nothing of the unit took effect then.
 """
+
+
+class Unopened(Exception):
+    """A payment is credited, and what it was to buy could not be opened; `__cause__` is why."""
+
+    def __init__(self, settlement: Settlement) -> None:
+        super().__init__(f"{settlement.transaction} was credited and opened nothing")
+        self.settlement = settlement
 
 
 class TotalsRow(Record, frozen=True, kw_only=True):
@@ -69,6 +84,7 @@ class ClaimBook:
         self._ledger = ledger
         self._wallets = wallets
         self._clock = clock
+        self.losses = Losses()
 
     async def find(self, network: str, payment: str) -> Claim | None:
         """The claim on a payment, if there ever was one."""
@@ -93,8 +109,12 @@ class ClaimBook:
         account: str | None,
         identifier: str | None,
         body_hash: str,
+        covers_micro: int | None = None,
     ) -> Claim:
-        """Claim a payment, before anything is sent; Refused CLAIM or NAME where it is taken."""
+        """Claim a payment, before anything is sent; Refused CLAIM or NAME where it is taken.
+
+        Refused IN_FLIGHT where the payer's `covers_micro` does not cover all that is on its way.
+        """
         unit = rows.claim(
             signed,
             request=request,
@@ -103,6 +123,7 @@ class ClaimBook:
             identifier=identifier,
             body_hash=body_hash,
             now_ms=self._clock.now_ms(),
+            covers_micro=covers_micro,
         )
         ((attempt,),) = (await self._store.commit(unit))[0]
         return Claim(
@@ -127,9 +148,20 @@ class ClaimBook:
         )
 
     async def end(
-        self, claim: Claim, event: ClaimEvent, *, reason: str, transaction: str = ""
+        self,
+        claim: Claim,
+        event: ClaimEvent,
+        *,
+        reason: str,
+        transaction: str = "",
+        was_seen: bool = True,
+        fee: int = 0,
     ) -> None:
-        """The claim fails, or waits for the chain. One that moved on meanwhile is left alone."""
+        """The claim fails, or waits for the chain. One that moved on meanwhile is left alone.
+
+        What nobody but us has seen (`was_seen` False) can land no more, and is looked up no more.
+        `fee` is what we paid for one that failed on the chain.
+        """
         after = next_state(claim.state, event)
         now_ms = self._clock.now_ms()
         statement = rows.end(
@@ -138,7 +170,7 @@ class ClaimBook:
             after,
             reason=reason,
             transaction=transaction,
-            look_at_ms=_look_at_ms(claim, after, now_ms),
+            look_at_ms=_look_at_ms(claim, after, now_ms) if was_seen else None,
             now_ms=now_ms,
         )
         try:
@@ -149,12 +181,16 @@ class ClaimBook:
                 await self.end(claim, event, reason=f"{reason}; {transaction} is another's")
             elif refused.kind != "rows":
                 raise
+            return
+        if fee:
+            self.losses.add(claim.network, fee)
 
     async def book(self, claim: Claim, landed: Landed, opens: Opens[T] | None) -> Paid[T]:
         """Settle the claim, credit what landed, and open what it bought: one durable unit.
 
-        Where what it should buy cannot be opened, the money is booked without it, and the refusal
-        is raised then. Refused rows.SETTLE or "deposit": this is booked already, or not ours.
+        Where what it should buy cannot be opened, the money is booked without it, and Unopened is
+        raised from the refusal. Refused rows.SETTLE or "deposit": this is booked already, or not
+        ours.
         """
         account = claim.account or await self._account_of(claim, landed.payer)
         settlement = Settlement(
@@ -175,11 +211,14 @@ class ClaimBook:
             if isinstance(failed, Refused) and failed.name in (rows.SETTLE, "deposit"):
                 raise
             await self._store.commit(self._unit(claim, settlement, None))
-            raise
+            raise Unopened(settlement) from failed
         return Paid(settlement=settlement, opened=opened)
 
     async def grant(self, claim: Claim, request: str, opens: Opens[T]) -> Paid[T]:
-        """Let a settled claim that bought nothing buy this request; Refused GRANT where it has."""
+        """Let a settled claim that bought nothing buy this request; Refused GRANT where it has.
+
+        Unopened, from the refusal, where that cannot be opened.
+        """
         assert claim.account is not None and claim.transaction is not None
         settlement = Settlement(
             network=claim.network,
@@ -189,7 +228,12 @@ class ClaimBook:
             asset=claim.asset,
             amount_micro=claim.landed_micro or 0,
         )
-        opened = await opens(settlement, [rows.grant(claim, request)])
+        try:
+            opened = await opens(settlement, [rows.grant(claim, request)])
+        except Exception as failed:
+            if isinstance(failed, Refused) and failed.name == rows.GRANT:
+                raise
+            raise Unopened(settlement) from failed
         return Paid(settlement=settlement, opened=opened)
 
     async def due(self) -> tuple[Claim, ...]:
@@ -236,8 +280,8 @@ class ClaimBook:
             settlement.asset,
             settlement.amount_micro,
             mirror=f"{claim.network}:{claim.signed.payee}",
-            id=f"x402:{settlement.network}:{settlement.transaction}",
-            memo=f"x402 {settlement.transaction}",
+            id=settlement.deposit,
+            memo=f"{LANDED_MEMO}{settlement.transaction}",
         )
         return (settle, *deposit)
 

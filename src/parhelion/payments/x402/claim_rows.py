@@ -19,6 +19,7 @@ CLAIM = "x402.claim"
 SETTLE = "x402.settle"
 GRANT = "x402.grant"
 NAME = "x402.identifier"
+IN_FLIGHT = "x402.in-flight"
 
 OVERDUE_MS = 120_000
 """A claim whose settling has said nothing for this long is looked up: settling takes 20 s."""
@@ -31,6 +32,13 @@ IDENTIFIER_LIFE_MS = 24 * 3600 * 1000
 
 FORGET_ROWS = 4
 """Each identifier takes out so many dead ones, so the table shrinks faster than it can grow."""
+
+DEAD_LIFE_MS = 24 * 3600 * 1000
+"""How long it is remembered why a payment failed that can land no more."""
+
+WHOLE_LIFE_MS = 30 * 24 * 3600 * 1000
+"""How long the signed bytes of a settled payment are kept: they are on the chain, and a month is
+longer than any look back at one. Some 4 kB each are more than all the rest of a claim."""
 
 DUE_LIMIT_ROWS = 64
 """Claims looked up in one round; the rest comes in the next, which follows at once."""
@@ -51,10 +59,11 @@ SELECT body_hash, network, payment FROM x402_identifiers
 WHERE payer = ? AND identifier = ? AND expires_at_ms > ?
 """
 
-# What the reconciler looks up now, and when it has to wake again.
+# What the reconciler looks up now, and when it has to wake again. Who waits for an answer comes
+# before the second looks at what failed.
 DUE = f"""
 SELECT {_COLUMNS} FROM x402_claims WHERE look_at_ms IS NOT NULL AND look_at_ms <= ?
-ORDER BY look_at_ms LIMIT {DUE_LIMIT_ROWS}
+ORDER BY state = 'failed', look_at_ms LIMIT {DUE_LIMIT_ROWS}
 """
 NEXT_DUE = "SELECT min(look_at_ms) FROM x402_claims WHERE look_at_ms IS NOT NULL"
 
@@ -82,6 +91,13 @@ WHERE x402_claims.state = 'failed'
 RETURNING attempt
 """
 
+# A row where so much covers what else of this payer is on its way to us, or may be.
+_IN_FLIGHT = """
+SELECT 1 WHERE ?4 >= (
+    SELECT coalesce(sum(amount_micro), 0) FROM x402_claims
+    WHERE network = ?1 AND payer = ?2 AND payment <> ?3 AND state IN ('claimed', 'pending'))
+"""
+
 # An identifier is taken by its first payment, or by a new one once that failed or its day is over.
 _NAME = """
 INSERT INTO x402_identifiers(payer, identifier, body_hash, network, payment, expires_at_ms)
@@ -98,6 +114,22 @@ _FORGET = """
 DELETE FROM x402_identifiers WHERE (payer, identifier) IN (
     SELECT payer, identifier FROM x402_identifiers WHERE expires_at_ms <= ?
     ORDER BY expires_at_ms LIMIT ?)
+"""
+
+_FORGET_DEAD = """
+DELETE FROM x402_claims WHERE rowid IN (
+    SELECT rowid FROM x402_claims
+    WHERE state = 'failed' AND look_at_ms IS NULL AND ended_at_ms <= ?
+    ORDER BY ended_at_ms LIMIT ?)
+"""
+
+# What an old settled payment was made of goes; who paid whom, and its name on the chain, stays.
+_SLIM = """
+UPDATE x402_claims SET is_whole = 0,
+    signed = json_replace(signed, '$.wire', '', '$.signature', '', '$.request', '')
+WHERE rowid IN (
+    SELECT rowid FROM x402_claims WHERE state = 'settled' AND is_whole = 1 AND ended_at_ms <= ?
+    ORDER BY ended_at_ms LIMIT ?)
 """
 
 # Where a claim goes by an event; `states` are those that the pure rules name for it.
@@ -181,18 +213,33 @@ def claim(
     identifier: str | None,
     body_hash: str,
     now_ms: int,
+    covers_micro: int | None = None,
 ) -> tuple[Statement, ...]:
-    """Take a payment for a request; Refused CLAIM or NAME where another has it."""
+    """Take a payment for a request; Refused CLAIM or NAME where another has it.
+
+    Refused IN_FLIGHT where `covers_micro`, the payer's balance, does not cover this payment and
+    all others of his that are on their way.
+    """
     transaction = getattr(signed, "transaction", "") or None
     payment = (signed.network, signed.key, request, body_hash, signed.payer, asset)
     terms = (signed.amount_micro, _encode(signed).decode(), account, identifier, transaction)
     row = (*payment, *terms, now_ms)
-    unit = [Statement(CLAIM, _CLAIM, row, rows=1)]
+    dead = (now_ms - DEAD_LIFE_MS, FORGET_ROWS)
+    old = (now_ms - WHOLE_LIFE_MS, FORGET_ROWS)
+    unit = [
+        Statement(CLAIM, _CLAIM, row, rows=1),
+        Statement("x402.forget", _FORGET_DEAD, dead),
+        Statement("x402.slim", _SLIM, old),
+    ]
     if identifier is not None:
         name = (signed.payer, identifier, body_hash, signed.network, signed.key)
         times = (now_ms + IDENTIFIER_LIFE_MS, now_ms)
         unit.append(Statement(NAME, _NAME, (*name, *times), rows=1))
-        unit.append(Statement("x402.forget", _FORGET, (now_ms, FORGET_ROWS)))
+        unit.append(Statement("x402.forget-name", _FORGET, (now_ms, FORGET_ROWS)))
+    if covers_micro is not None:
+        # Last: a copy of what is taken is told that, and not to pay again.
+        others = (signed.network, signed.payer, signed.key, covers_micro - signed.amount_micro)
+        unit.append(Statement(IN_FLIGHT, _IN_FLIGHT, others, rows=1))
     return tuple(unit)
 
 
@@ -203,7 +250,7 @@ def end(
     *,
     reason: str,
     transaction: str,
-    look_at_ms: int,
+    look_at_ms: int | None,
     now_ms: int,
 ) -> Statement:
     """The claim fails or becomes pending by this event, if it stands where the event may do so."""

@@ -6,6 +6,8 @@ import re
 from enum import StrEnum
 from urllib.parse import urlsplit
 
+import msgspec
+
 from parhelion.config import LOOPBACK, X402Network
 from parhelion.identity import is_solana_address
 from parhelion.words import AssetClass, Problem, ProblemCode, Record
@@ -27,6 +29,8 @@ class Network(Record, frozen=True, kw_only=True):
     """One network by its CAIP-2 id; `token` is USDC's mint or contract there.
 
     `token_name` and `token_version` are the token's EIP-712 domain; empty on Solana.
+    `token_program` is the mint's owner, as the chain told at the start; empty until then, and on
+    EVM networks.
     """
 
     id: str
@@ -37,6 +41,7 @@ class Network(Record, frozen=True, kw_only=True):
     token_version: str = ""
     decimals: int = 6
     rpc_url: str = ""
+    token_program: str = ""
 
     @property
     def family(self) -> Family:
@@ -122,6 +127,12 @@ class Payee(Record, frozen=True, kw_only=True):
     rpc_url: str
     facilitator_auth_file: str = ""
     fee_payer_key_file: str = ""
+    pay_to_key_file: str = ""
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether this process settles itself."""
+        return self.facilitator == EMBEDDED
 
 
 def asset_of(asset_class: AssetClass) -> str:
@@ -150,16 +161,7 @@ def as_local(network: Network) -> Network:
 
 def replaced(network: Network, *, asset_class: AssetClass, rpc_url: str) -> Network:
     """The same network as another class of money, read from elsewhere."""
-    return Network(
-        id=network.id,
-        names=network.names,
-        asset_class=asset_class,
-        token=network.token,
-        token_name=network.token_name,
-        token_version=network.token_version,
-        decimals=network.decimals,
-        rpc_url=rpc_url,
-    )
+    return msgspec.structs.replace(network, asset_class=asset_class, rpc_url=rpc_url)
 
 
 def payee(setting: X402Network, asset_class: AssetClass) -> Payee:
@@ -191,6 +193,7 @@ def payee(setting: X402Network, asset_class: AssetClass) -> Payee:
         rpc_url=rpc_url,
         facilitator_auth_file=setting.facilitator_auth_file,
         fee_payer_key_file=setting.fee_payer_key_file,
+        pay_to_key_file=setting.pay_to_key_file,
     )
 
 
@@ -205,17 +208,23 @@ def payees(settings: tuple[X402Network, ...], asset_class: AssetClass) -> tuple[
 
 def check_address(network: Network, address: str, what: str) -> None:
     """Problem CONFIG_INVALID unless this is an address of that network."""
-    good = (
-        is_solana_address(address)
-        if network.family is Family.SOLANA
-        else _EVM_ADDRESS.fullmatch(address) is not None
-    )
-    if not good:
-        looks = "32 bytes in base58" if network.family is Family.SOLANA else "0x and 40 hex digits"
+    if not is_address(network, address):
         raise _invalid(
             f"{what} of {network.names[-1]} is no address there: {address[:64]!r}",
-            f"an address on {network.names[-1]} is {looks}",
+            f"an address on {network.names[-1]} is {address_form(network)}",
         )
+
+
+def is_address(network: Network, address: str) -> bool:
+    """Whether this is written as an address of that network is."""
+    if network.family is Family.SOLANA:
+        return is_solana_address(address)
+    return _EVM_ADDRESS.fullmatch(address) is not None
+
+
+def address_form(network: Network) -> str:
+    """How an address of that network is written, in words."""
+    return "32 bytes in base58" if network.family is Family.SOLANA else "0x and 40 hex digits"
 
 
 def _check_local(setting: X402Network) -> None:

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from parhelion.payments.facilitator.offers import EvmOffer, Offer, SolanaOffer
+from parhelion.payments.facilitator.offers import TOKEN_PROGRAM, EvmOffer, Offer, SolanaOffer
 from parhelion.payments.x402.networks import Family, Network, Payee
 from parhelion.payments.x402.prices import Price, usd_text
-from parhelion.words import Problem, ProblemCode, Record, mint
+from parhelion.words import Record, mint
 
 VERSION = 2
 SCHEME = "exact"
@@ -102,17 +102,6 @@ class PaymentRequired(Record, frozen=True, kw_only=True):
         """The value of the PAYMENT-REQUIRED header: base64 of the document's JSON."""
         return base64.b64encode(_encode(self.document()))
 
-    def body(self) -> bytes:
-        """OpenAI's error with the offers beside it, so that SDKs and curl both show what to do."""
-        error = {
-            "message": self.error,
-            "type": "insufficient_credit_error",
-            "code": str(ProblemCode.PAYMENT_REQUIRED),
-            "param": None,
-            "hint": self.hint,
-        }
-        return _encode({**self.document(), "error": error})
-
     def refusing(self, reason: str) -> PaymentRequired:
         """The same offers after a payment that was refused."""
         return msgspec.structs.replace(self, error=f"The payment was refused: {reason}")
@@ -171,6 +160,7 @@ def for_facilitator(offer: Requirement, network: Network) -> Offer:
             fee_payer=offer.extra["feePayer"],
             memo=offer.extra["memo"],
             decimals=network.decimals,
+            token_program=network.token_program or TOKEN_PROGRAM,
         )
     return EvmOffer(
         network=offer.network,
@@ -199,11 +189,6 @@ def identifier_declaration() -> dict[str, Any]:
         "required": ["required"],
     }
     return {"info": {"required": False}, "schema": schema}
-
-
-def problem_of(required: PaymentRequired) -> Problem:
-    """The same as an error, for places that know errors only."""
-    return Problem(ProblemCode.PAYMENT_REQUIRED, required.error, hint=required.hint)
 
 
 def _extra(network: Network, desk: Desk, memo: str) -> dict[str, str]:

@@ -22,10 +22,14 @@ class Landed(Record, frozen=True, kw_only=True):
 
 
 class FailedOnChain(Record, frozen=True, kw_only=True):
-    """The payment's own transaction is on the chain, and it failed: nothing was paid by it."""
+    """The payment's own transaction is on the chain, and it failed: nothing was paid by it.
+
+    `fee` is what it cost whoever sent it, in lamports or wei, as far as that is told.
+    """
 
     transaction: str
     reason: str = ""
+    fee: int = 0
 
 
 class Unknown(Record, frozen=True, kw_only=True):

@@ -31,7 +31,6 @@ from parhelion.payments.x402.offers import (
 from parhelion.words import Problem, ProblemCode, Record
 
 HEADER = "PAYMENT-SIGNATURE"
-V1_HEADER = "X-PAYMENT"
 
 HINTS = frozenset({"recentBlockhash", "lastValidBlockHeight"})
 """What helps a client to build its payment and is no term of the offer."""
@@ -39,6 +38,15 @@ HINTS = frozenset({"recentBlockhash", "lastValidBlockHeight"})
 SIGNATURE_BYTES = 64
 TRANSACTION_LIMIT_CHARS = 1_644
 """Base64 of the 1,232 bytes that a Solana transaction has at most."""
+
+_TERMS = {
+    "scheme": "scheme",
+    "asset": "asset",
+    "amount": "amount",
+    "pay_to": "payTo",
+    "max_timeout_seconds": "maxTimeoutSeconds",
+}
+"""The fields of an offer that must come back as they were, and how they are written there."""
 
 _MEMO = re.compile(rf"{MEMO_PREFIX}_[0-9a-v]{{26}}")
 _IDENTIFIER = re.compile(rf"[a-zA-Z0-9_-]{{{IDENTIFIER_LIMITS[0]},{IDENTIFIER_LIMITS[1]}}}")
@@ -71,12 +79,6 @@ def read(header: str | bytes) -> Payload:
     if isinstance(found, Declined):
         raise _invalid(found.reason, _hint_of(found.code))
     return found
-
-
-def refuse_v1() -> Problem:
-    """What the client of x402 version 1 hears, whose header is another one."""
-    reason = f"{V1_HEADER} is x402 version 1, which is not spoken here"
-    return _invalid(reason, _hint_of(Code.VERSION_UNSUPPORTED))
 
 
 def accept(payload: Payload, required: PaymentRequired, networks: Mapping[str, Network]) -> Payment:
@@ -144,9 +146,8 @@ def identifier_of(extensions: Mapping[str, Any]) -> str | None:
 
 
 def _check_terms(accepted: Requirement, offered: Requirement) -> None:
-    terms = ("scheme", "asset", "amount", "pay_to", "max_timeout_seconds")
-    for name in terms:
-        said, ours = getattr(accepted, name), getattr(offered, name)
+    for field, name in _TERMS.items():
+        said, ours = getattr(accepted, field), getattr(offered, field)
         if said != ours:
             raise _other(name, said, ours)
     said_extra, our_extra = dict(accepted.extra), dict(offered.extra)

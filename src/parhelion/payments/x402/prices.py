@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal
 
-from parhelion.config import X402Tier
 from parhelion.ledger import most_tokens, price
-from parhelion.words import DECIMALS, Problem, ProblemCode, Rate, Record
+from parhelion.payments.rules import check_tier
+from parhelion.words import DECIMALS, Problem, ProblemCode, Rate, Record, Tier
 
 TIERS = (
-    X402Tier(name="basic", price_micro=10_000, max_tokens=100, max_prompt_tokens=1000),
-    X402Tier(name="standard", price_micro=50_000, max_tokens=256, max_prompt_tokens=2000),
-    X402Tier(name="premium", price_micro=250_000, max_tokens=512, max_prompt_tokens=4000),
+    Tier(name="basic", price_micro=10_000, max_tokens=100, max_prompt_tokens=1000),
+    Tier(name="standard", price_micro=50_000, max_tokens=256, max_prompt_tokens=2000),
+    Tier(name="premium", price_micro=250_000, max_tokens=512, max_prompt_tokens=4000),
 )
 """What is sold at a fixed price where the settings name no tiers."""
 
@@ -66,7 +66,7 @@ def request_price(rate: Rate, prompt_tokens: int, max_tokens: int, min_charge_mi
     )
 
 
-def tier_named(name: str, tiers: Sequence[X402Tier]) -> X402Tier:
+def tier_named(name: str, tiers: Sequence[Tier]) -> Tier:
     """The tier of this name; Problem NOT_FOUND that lists them."""
     for tier in tiers:
         if tier.name == name:
@@ -79,33 +79,14 @@ def tier_named(name: str, tiers: Sequence[X402Tier]) -> X402Tier:
     )
 
 
-def tier_price(tier: X402Tier, prompt_tokens: int) -> Price:
+def tier_price(tier: Tier, prompt_tokens: int) -> Price:
     """The price of one answer of a tier; Problem before payment where the prompt is too long."""
-    if prompt_tokens > tier.max_prompt_tokens:
-        raise Problem(
-            ProblemCode.CONTEXT_LENGTH_EXCEEDED,
-            f"the prompt has {prompt_tokens} tokens; {tier.name} takes {tier.max_prompt_tokens}",
-            hint="shorten the prompt, or take a larger tier; nothing was paid",
-        )
+    check_tier(tier, prompt_tokens)
     return Price(
         kind="tier",
         amount_micro=tier.price_micro,
         words=f"one {tier.name} answer of up to {tier.max_tokens} tokens",
     )
-
-
-def tier_max_tokens(tier: X402Tier, asked: int | None) -> int:
-    """How long an answer of the tier may be: what was asked for, clamped to what is sold."""
-    return tier.max_tokens if asked is None else max(1, min(asked, tier.max_tokens))
-
-
-def tier_cost(tier: X402Tier, delivered_ids: int, is_whole: bool) -> int:
-    """What an answer of a tier comes to: all of it when whole, its share when it was cut."""
-    if is_whole:
-        return tier.price_micro
-    # The same rounding as everywhere: a debit rounds up, once.
-    share = -(-tier.price_micro * delivered_ids // tier.max_tokens)
-    return min(tier.price_micro, share)
 
 
 def topup_price(usd: str | None) -> Price:

@@ -38,6 +38,11 @@ class SolanaReader:
         assert isinstance(payment, SolanaPayment)
         return sight_of(payment, await solana_truth.reconcile(self._rpc, payment))
 
+    async def balance(self, payment: Signed) -> int:
+        """What the account that it is paid from holds; a Problem where the chain does not tell."""
+        assert isinstance(payment, SolanaPayment)
+        return await solana_truth.balance(self._rpc, payment)
+
 
 class EvmReader:
     """Asks the token whether the authorization was spent, and its logs by which transaction."""
@@ -54,6 +59,11 @@ class EvmReader:
             if isinstance(told, Settled):
                 return sight_of(payment, told)
         return sight_of(payment, await evm_truth.reconcile(self._rpc, payment))
+
+    async def balance(self, payment: Signed) -> int:
+        """What the payer holds of the token; a Problem where the chain does not tell."""
+        assert isinstance(payment, EvmPayment)
+        return await evm_truth.balance(self._rpc, payment)
 
 
 def sight_of(payment: Signed, outcome: Outcome) -> Sight:
@@ -75,7 +85,9 @@ def sight_of(payment: Signed, outcome: Outcome) -> Sight:
                 return Unknown()
             if outcome.code is Code.EXPIRED:
                 return Expired()
-            return FailedOnChain(transaction=outcome.transaction, reason=outcome.reason)
+            return FailedOnChain(
+                transaction=outcome.transaction, reason=outcome.reason, fee=outcome.fee
+            )
         case Ambiguous():
             return Unknown()
         case _:

@@ -117,10 +117,33 @@ class Reconciler:
         if isinstance(sight, FailedOnChain):
             reason = sight.reason or "failed on the chain"
             await self._book.end(
-                claim, ClaimEvent.FAILED_ON_CHAIN, reason=reason, transaction=sight.transaction
+                claim,
+                ClaimEvent.FAILED_ON_CHAIN,
+                reason=reason,
+                transaction=sight.transaction,
+                fee=self._fee(claim, sight),
             )
             return "failed"
+        await self._urge(claim)
         return await self._later(claim, "waiting")
+
+    def _fee(self, claim: Claim, failed: FailedOnChain) -> int:
+        """What we paid for it; nothing where a remote facilitator sends."""
+        window = self._windows.get(claim.network)
+        return failed.fee if window is not None and window.is_embedded else 0
+
+    async def _urge(self, claim: Claim) -> None:
+        """What was sent for too low a fee is offered more for; the next look tells."""
+        window = self._windows.get(claim.network)
+        if window is None or window.urge is None:
+            return
+        try:
+            async with asyncio.timeout(FIND_S):
+                await window.urge(claim.signed)
+        except TimeoutError:
+            log.info("%s could not be urged in time", claim.payment[:16])
+        except Exception as error:
+            log.warning("urging %s failed", claim.payment[:16], exc_info=error)
 
     async def _look(self, claim: Claim) -> Sight | None:
         window = self._windows.get(claim.network)

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.integration.chain.minievm.processes import ANVIL, Evm, anvil, minievm
+from tests.integration.chain.minievm.processes import KINDS, Evm, anvil, minievm
 
 
-@pytest.fixture(scope="module", params=["minievm", pytest.param("anvil", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=KINDS)
 def evm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evm]:
     """Our node; under `make test-all` anvil too, which must answer the same questions."""
     if request.param == "anvil":
-        if not ANVIL.exists():
-            pytest.skip("anvil is not installed: make test-all does it on Linux x64 with npm")
         with anvil() as node:
             yield node
         return

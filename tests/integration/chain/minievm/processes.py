@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from parhelion.chain import contracts
 
 READY_DEADLINE_S = 60.0
@@ -24,6 +26,14 @@ USDC = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 MULTICALL3 = "0xcA11bde05977b3631167028862bE2a173976CA11"
 ANVIL = Path(__file__).parents[1] / "anvil/node_modules/@foundry-rs/anvil-linux-amd64/bin/anvil"
 MINT_SELECTOR = "0x40c10f19"
+BALANCE_SELECTOR = "0x70a08231"
+GWEI = 10**9
+BASE_FEE_WEI = 10**6
+LIKE_BASE = ("--base-fee", str(BASE_FEE_WEI), "--no-priority-fee")
+"""anvil with fees as low as Base's; by itself it proposes a tip of one gwei."""
+
+KINDS = ["minievm", pytest.param("anvil", marks=pytest.mark.slow)]
+"""For a fixture's `params`: `started(request.param, folder)` is a node of that kind."""
 
 
 class Refused(Exception):
@@ -68,6 +78,11 @@ class Evm:
     def fund(self, address: str, usdc: int = 0, wei: int = 0) -> None:
         self.ask("parhelion_fund", address, {"usdc": str(usdc), "wei": str(wei)})
 
+    def usdc(self, address: str) -> int:
+        """What an address holds of our token."""
+        call = {"to": USDC, "data": BALANCE_SELECTOR + address[2:].rjust(64, "0")}
+        return int(self.ask("eth_call", call, "latest"), 16)
+
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(READY_DEADLINE_S)
@@ -92,6 +107,7 @@ class Anvil(Evm):
         if usdc:
             call = MINT_SELECTOR + address[2:].rjust(64, "0") + usdc.to_bytes(32, "big").hex()
             fields = {"from": self.minter, "to": USDC, "data": call}
+            fields |= {"maxFeePerGas": hex(3 * GWEI), "maxPriorityFeePerGas": hex(GWEI)}
             self.receipt(self.ask("eth_sendTransaction", fields))
 
 
@@ -105,9 +121,23 @@ def minievm(folder: Path, *options: str) -> Generator[Evm]:
 
 
 @contextmanager
-def anvil() -> Generator[Anvil]:
-    """foundry's node."""
-    with _started([str(ANVIL), "--chain-id", "84532", "--port", "0"]) as process:
+def started(kind: str, folder: Path) -> Generator[Evm]:
+    """A node of one of KINDS, with fees like Base's."""
+    if kind == "minievm":
+        with minievm(folder) as node:
+            yield node
+        return
+    with anvil(*LIKE_BASE) as node:
+        yield node
+
+
+@contextmanager
+def anvil(*options: str) -> Generator[Anvil]:
+    """foundry's node; the test is skipped where it is not installed."""
+    if not ANVIL.exists():
+        pytest.skip("anvil is not installed: make test-all does it on Linux x64 with npm")
+    command = [str(ANVIL), "--chain-id", "84532", "--port", "0", *options]
+    with _started(command) as process:
         where = _line_with(process, "Listening on").rpartition(" ")[2].strip()
         node = Anvil(f"http://{where}", process)
         node.dress()

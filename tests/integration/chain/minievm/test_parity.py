@@ -9,7 +9,7 @@ import pytest
 from eth_utils.address import to_checksum_address
 
 from parhelion.chain import contracts
-from tests.integration.chain.minievm.processes import ANVIL, USDC, Evm, anvil, minievm
+from tests.integration.chain.minievm.processes import USDC, Evm, anvil, minievm
 from tests.unit.chain.minievm.world import DOMAIN, TYPES, calldata, wallet
 
 PAYER, RELAY, PAYEE = wallet("parity payer"), wallet("parity relay"), wallet("parity payee")
@@ -102,8 +102,6 @@ def outcome(node: Evm, raw: str) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_receipts_are_those_of_anvil(tmp_path: Path) -> None:
-    if not ANVIL.exists():
-        pytest.skip("anvil is not installed: make test-all does it on Linux x64 with npm")
     with minievm(tmp_path) as ours, anvil() as theirs:
         for node in (ours, theirs):
             node.fund(PAYER.address, usdc=10_000)

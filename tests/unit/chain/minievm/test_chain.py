@@ -119,6 +119,22 @@ def test_time_never_runs_backwards_and_two_blocks_may_share_a_second(world: Worl
     assert stamps == [START_S, START_S, START_S + 7, START_S + 7, START_S + 7]
 
 
+def test_the_last_block_of_an_idle_chain_is_of_now(world: World) -> None:
+    # Else an authorization that was never sent would never be known to have expired.
+    world.fund(ALICE, usdc=5)
+    before = world.rpc("eth_getBlockByNumber", "latest")
+    world.now_s += 3600
+    after = world.rpc("eth_getBlockByNumber", "latest")
+    assert int(after["timestamp"], 16) == int(world.now_s)
+    assert (after["parentHash"], after["transactions"]) == (before["hash"], [])
+    assert after["stateRoot"] == before["stateRoot"]
+    assert world.rpc("eth_getBlockByNumber", "latest") == after, "one, however often it is asked"
+    world.reopen()
+    assert world.rpc("eth_getBlockByNumber", "latest") == after
+    world.fund(ALICE, usdc=5)
+    assert world.rpc("eth_blockNumber") == hex(int(after["number"], 16) + 2)
+
+
 def test_a_read_of_an_idle_chain_happens_now(world: World) -> None:
     # timestamp; push0; mstore; push 32; push0; return
     clock = world.rpc  # the chain was last used at START_S

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from parhelion.payments.facilitator import Code, Offer, Payload, Refused, read_header, requirements
-from parhelion.payments.facilitator.payload import HEADER_LIMIT_CHARS, mismatch
+from parhelion.payments.facilitator.payload import mismatch
+from parhelion.payments.rules import PAYMENT_LIMIT_CHARS
 from tests.unit.payments.facilitator.sketches import EVM_OFFER, SOLANA_OFFER, Sketch
 
 
@@ -46,7 +47,7 @@ def test_a_header_without_padding_is_read() -> None:
 
 BAD: dict[str, tuple[str | bytes, Code]] = {
     "a megabyte": ("A" * 2**20, Code.TOO_LARGE),
-    "one character too long": ("A" * (HEADER_LIMIT_CHARS + 1), Code.TOO_LARGE),
+    "one character too long": ("A" * (PAYMENT_LIMIT_CHARS + 1), Code.TOO_LARGE),
     "nothing": ("", Code.MALFORMED),
     "not base64": ("{}!", Code.MALFORMED),
     "not ascii": ("é", Code.MALFORMED),

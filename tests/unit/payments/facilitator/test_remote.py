@@ -44,7 +44,7 @@ from tests.unit.payments.facilitator.sketches import (
 )
 
 PATIENCE_S = 10.0
-HASTE_S = 0.2
+HASTE_S = 0.5
 """For what never answers; whatever must succeed has time, also on a busy machine."""
 
 TRANSACTION = "5" * 88
@@ -334,11 +334,26 @@ async def test_a_facilitator_that_is_down_was_sent_nothing(stand: Stand, remote:
             await away.verify(_paid(), SOLANA_OFFER)
 
 
+async def test_what_waits_for_a_connection_was_sent_to_nobody(stand: Stand, remote: Remote) -> None:
+    payment = await _verified(remote)
+    stand.serve["/verify"] = _hang
+    connector = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        stuck = asyncio.create_task(_remote(session, stand.url).verify(_paid(), SOLANA_OFFER))
+        while len(stand.seen) < 2:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.01)
+        outcome = await _remote(session, stand.url, HASTE_S).settle(payment)
+        stuck.cancel()
+        await asyncio.gather(stuck, return_exceptions=True)
+    assert isinstance(outcome, Refused) and outcome.is_ours
+    assert [path for path, _, _ in stand.seen] == ["/verify", "/verify"]
+
+
 async def test_a_chain_that_we_cannot_read_grants_nothing(stand: Stand, remote: Remote) -> None:
     async def away(_: str, __: Sequence[Any]) -> Any:
         raise RpcUnavailable("away")
 
-    remote._chains = {BASE_SEPOLIA: away}
+    remote._heights = {BASE_SEPOLIA: away}
     for offer, inner in ((EVM_OFFER, authorization()), (SOLANA_OFFER, None)):
         with pytest.raises(Problem) as caught:
             await remote.verify(_paid(offer, inner), offer)

@@ -9,7 +9,8 @@ import pytest
 
 from parhelion.payments.facilitator.outcomes import Ambiguous, Code, EvmPayment, Settled
 from parhelion.payments.facilitator.outcomes import Refused as Declined
-from parhelion.payments.x402 import Earlier, FailedOnChain, Landed
+from parhelion.payments.x402 import Cashier, Earlier, FailedOnChain, Landed, Window
+from parhelion.payments.x402.claim_book import Unopened
 from parhelion.store import Refused, Statement
 from parhelion.words import Problem, ProblemCode
 
@@ -170,6 +171,42 @@ async def test_settled_on_a_facilitators_word_alone_grants_nothing(world: Any) -
     assert await world.holds() == 0
 
 
+def embedded(world: Any) -> None:
+    """From now on the facilitator is our own: what it says has landed it has read itself."""
+    window = Window(facilitator=world.chain, reader=world.chain, is_embedded=True)
+    world.cashier = Cashier(world.book, {world.payment().network.id: window}, world.clock)
+
+
+async def test_what_our_own_facilitator_read_on_the_chain_is_not_read_twice(world: Any) -> None:
+    async def carries(payment: EvmPayment) -> Settled:
+        transaction = world.chain.carry(payment)
+        return Settled(transaction=transaction, landed_micro=payment.amount_micro)
+
+    embedded(world)
+    world.chain.settles = carries
+    paid = await world.pay(world.payment())
+    assert (paid.settlement.amount_micro, world.chain.looked) == (5_000, 0)
+    assert await world.holds() == 1
+
+
+async def test_what_our_own_facilitator_did_not_read_is_looked_up(world: Any) -> None:
+    embedded(world)
+    world.chain.is_away = True
+    assert await code_of(world.pay(world.payment())) is ProblemCode.PAYMENT_PENDING
+    assert (world.chain.looked, await world.holds()) == (1, 0)
+
+
+async def test_a_landed_payment_of_nothing_grants_nothing(world: Any) -> None:
+    async def carries_nothing(payment: EvmPayment) -> Settled:
+        return Settled(transaction="0x" + "33" * 32, landed_micro=0)
+
+    embedded(world)
+    world.chain.settles = carries_nothing
+    payment = world.payment()
+    assert await code_of(world.pay(payment)) is ProblemCode.PAYMENT_REQUIRED
+    assert (await world.state(payment), await world.holds()) == ("failed", 0)
+
+
 async def test_a_payment_that_failed_on_the_chain_is_refused_whatever_was_said(world: Any) -> None:
     payment = world.payment()
     transaction = "0x" + "22" * 32
@@ -250,9 +287,9 @@ async def test_where_the_hold_is_refused_the_money_is_booked_all_the_same(world:
     async def refused(settlement: Any, first: Any) -> Any:
         await world.store.commit([*first, Statement("mine", "DELETE FROM holds", (), rows=1)])
 
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(Unopened) as caught:
         await world.cashier.settle(claim, request, refused)
-    assert caught.value.name == "mine"
+    assert isinstance(caught.value.__cause__, Refused) and caught.value.__cause__.name == "mine"
     assert await world.has(await world.wallet()) == (5_000, 0)
     assert (await world.pay(payment)).opened is not None, "its grant is still to be had, once"
     assert await code_of(world.pay(payment)) is ProblemCode.PAYMENT_USED
@@ -274,11 +311,43 @@ async def test_the_same_identifier_and_body_gives_the_earlier_result_and_takes_n
     again = await world.cashier.claim(
         world.payment(identifier=name), request=world.request(), body_hash="b"
     )
-    assert again == Earlier(
-        request=first.opened.id.replace("hold_", "req_"),
-        transaction=first.settlement.transaction,
-    )
+    assert again == Earlier(request=first.opened.id.replace("hold_", "req_"), paid=first.settlement)
     assert world.chain.settled == 1
+
+
+async def test_the_same_bytes_with_their_identifier_give_the_earlier_result(world: Any) -> None:
+    """What a buyer sends again after a lost answer is the payment that it has signed already."""
+    payment = world.payment(identifier="pay_0123456789abcdef")
+    first = await world.pay(payment)
+    again = await world.cashier.claim(payment, request=world.request(), body_hash="b")
+    assert isinstance(again, Earlier)
+    assert again.paid == first.settlement
+    paying = world.cashier.claim(payment, request=world.request(), body_hash="other")
+    assert await code_of(paying) is ProblemCode.IDEMPOTENCY_MISMATCH
+    assert world.chain.settled == 1
+
+
+async def test_a_copy_that_is_checked_while_the_first_lands_is_not_told_to_pay_again(
+    world: Any,
+) -> None:
+    """To its facilitator it is used up; to its sender it is the payment that just bought."""
+    payment = world.payment()
+
+    async def verifies(_: EvmPayment) -> Declined:
+        world.chain.verifies = None
+        await world.pay(payment)
+        return Declined(code=Code.ALREADY_USED, reason="it has landed before")
+
+    world.chain.verifies = verifies
+    assert await code_of(world.pay(payment)) is ProblemCode.PAYMENT_USED
+    assert world.chain.settled == 1
+
+
+async def test_the_same_bytes_without_an_identifier_are_refused(world: Any) -> None:
+    payment = world.payment()
+    await world.pay(payment)
+    paying = world.cashier.claim(payment, request=world.request(), body_hash="b")
+    assert await code_of(paying) is ProblemCode.PAYMENT_USED
 
 
 async def test_the_same_identifier_with_another_body_is_refused(world: Any) -> None:

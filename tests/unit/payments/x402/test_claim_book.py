@@ -145,3 +145,37 @@ async def test_a_transaction_known_beforehand_is_written_with_the_claim(world: A
     assert claim.signed == signed, "what finds it on its chain comes back whole"
     other = msgspec.structs.replace(signed, key="cd")
     assert await refused(take(world, other)) == (CLAIM, "unique")
+
+
+async def test_after_a_month_the_signed_bytes_of_a_settled_payment_go_and_nothing_else(
+    world: Any,
+) -> None:
+    signed = msgspec.structs.replace(world.signed(), request=b"{}" * 2_000)
+    claim = await take(world, signed)
+    await world.book.book(claim, landed(signed), None)
+    before = await world.book.find(signed.network, signed.key)
+    for days in (29, 2):
+        world.clock.advance(days * 86_400)
+        kept = await world.book.find(signed.network, signed.key)
+        assert kept == before, "until then it is whole"
+        await take(world, world.signed())
+    after = await world.book.find(signed.network, signed.key)
+    slim = msgspec.structs.replace(signed, request=b"", signature=b"")
+    assert after == msgspec.structs.replace(before, signed=slim)
+    assert await refused(take(world, signed)) == (CLAIM, "rows"), "it is settled all the same"
+    again = Statement(
+        "whole", "UPDATE x402_claims SET is_whole = 1 WHERE payment = ?", (signed.key,)
+    )
+    assert (await refused(world.store.commit([again])))[0] == "whole"
+
+
+async def test_of_many_old_ones_a_few_go_with_each_claim(world: Any) -> None:
+    for number in range(10):
+        signed = world.signed()
+        claim = await take(world, signed)
+        await world.book.book(claim, landed(signed, f"0x{number:064x}"), None)
+    world.clock.advance(31 * 86_400)
+    for left in (6, 2, 0):
+        await take(world, world.signed())
+        whole = "SELECT count(*) FROM x402_claims WHERE state = 'settled' AND is_whole = 1"
+        assert list(await world.store.read(whole)) == [(left,)]

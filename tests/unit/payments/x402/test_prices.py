@@ -6,13 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from parhelion.ledger import price
+from parhelion.ledger import price, tier_cost, tier_max_tokens
 from parhelion.payments.x402 import (
     TIERS,
     request_price,
     smallest_topup,
-    tier_cost,
-    tier_max_tokens,
     tier_named,
     tier_price,
     topup_price,

@@ -9,7 +9,7 @@ import pytest
 
 from parhelion.payments.facilitator.outcomes import Ambiguous, Code, EvmPayment
 from parhelion.payments.facilitator.outcomes import Refused as Declined
-from parhelion.payments.x402 import FailedOnChain, Round
+from parhelion.payments.x402 import FailedOnChain, Reconciler, Round, Window
 from parhelion.words import Problem, ProblemCode
 
 
@@ -195,3 +195,26 @@ async def test_claimed_against_landed_is_told_by_network_and_state(world: Any) -
         for row in await world.book.totals()
     }
     assert told == {"settled": (1, 5_000, 5_000), "pending": (1, 5_000, 0)}
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_what_waits_is_urged_and_what_that_says_decides_nothing(
+    world: Any, fails: bool
+) -> None:
+    urged: list[str] = []
+
+    async def urge(payment: Any) -> None:
+        urged.append(payment.key)
+        if fails:
+            raise OSError("no route to the chain")
+
+    payment = await ambiguous(world)
+    window = Window(facilitator=world.chain, reader=world.chain, urge=urge)
+    windows = {payment.network.id: window}
+    reconciler = Reconciler(world.book, windows, world.clock, world.cashier.pending)
+    assert await reconciler.round() == Round(waiting=1)
+    assert urged == [payment.key]
+    world.chain.carry(payment.payload.payload["signed"])
+    world.clock.advance(60)
+    assert await reconciler.round() == Round(settled=1)
+    assert urged == [payment.key], "what has landed is left alone"

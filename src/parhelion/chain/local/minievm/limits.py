@@ -67,6 +67,11 @@ PERCENTILE_LIMIT = 100
 PENDING_LIMIT = 256
 """Transactions that wait for the next block, when blocks are not made at once."""
 
+IDLE_BLOCK_S = 10
+"""Base has a block every 2 s whether anybody pays or not, and what a chain's last block says of the
+time is how it is known that an authorization can be spent no more. Ours makes an empty one when its
+last is asked for and older than this: a wallet that asks all day long costs it 6 MB."""
+
 ESTIMATE_SLACK = 64
 """An estimate is at most 1/64 above the least gas that works: fewer runs, as in geth's search."""
 

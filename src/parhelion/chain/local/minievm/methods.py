@@ -99,6 +99,8 @@ class Methods:
         return method.run(*arguments)
 
     def _block_by_number(self, tag: object, whole: object = False) -> Any:
+        if tag in HEAD_TAGS:
+            self._chain.catch_up()
         header = self._find(tag)
         return None if header is None else self._block(header, whole)
 

@@ -26,9 +26,9 @@ def decode(text: object, encoding: object) -> VersionedTransaction:
     """The transaction in a client's text; RpcError that names what is wrong with it."""
     if not isinstance(text, str):
         raise invalid_params("invalid type: the transaction must be a string")
-    if encoding not in ENCODED_LIMIT_CHARS:
+    if not isinstance(encoding, str) or encoding not in ENCODED_LIMIT_CHARS:
         raise invalid_params(f"unsupported encoding: {encoding!r}; use base64 or base58")
-    limit = ENCODED_LIMIT_CHARS[str(encoding)]
+    limit = ENCODED_LIMIT_CHARS[encoding]
     if len(text) > limit:
         raise invalid_params(
             f"{encoding} encoded transaction too large: {len(text)} bytes (max: encoded/raw "

@@ -1,0 +1,69 @@
+// Every page: it opens, breaks nothing of its policy, reaches nobody else, and axe-core is content.
+
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { Browser } from "playwright-core";
+import { launch, violations, Watched } from "./browser";
+import { Pool } from "./stack";
+
+const PAGES = [
+  ["chat", "/"],
+  ["account", "/account"],
+  ["console", "/console"],
+  ["content", "/content/premium"],
+] as const;
+const LOOKS = [
+  ["light", { colorScheme: "light", viewport: { width: 1280, height: 860 } }],
+  ["dark", { colorScheme: "dark", viewport: { width: 1280, height: 860 } }],
+  ["mobile", { colorScheme: "light", viewport: { width: 390, height: 844 }, hasTouch: true }],
+] as const;
+const SETTLE_MS = 1500;
+/** Feeds bring their first event within a second. */
+
+/** Kept where they are asked for: SCREENSHOTS=1 npm test -- pages */
+const SHOTS = process.env.SCREENSHOTS ? join(import.meta.dirname, "../../docs/screenshots") : null;
+
+let pool: Pool;
+let browser: Browser;
+
+beforeAll(async () => {
+  [pool, browser] = await Promise.all([Pool.start(), launch()]);
+});
+
+afterAll(async () => {
+  await browser?.close();
+  await pool?.stop();
+});
+
+describe.each(PAGES)("the page %s", (name, path) => {
+  it.each(LOOKS)("is sound in %s", async (look, more) => {
+    const { page, faults, close } = await opened(more);
+    await page.goto(pool.web + path);
+    await page.getByRole("heading", { level: 1 }).first().waitFor({ state: "attached" });
+    await page.waitForTimeout(SETTLE_MS);
+    expect(await violations(page)).toEqual([]);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    expect(wide, "nobody should have to scroll sideways").toBeLessThanOrEqual(0);
+    if (SHOTS) {
+      mkdirSync(SHOTS, { recursive: true });
+      await page.screenshot({ path: join(SHOTS, `${name}-${look}.png`) });
+    }
+    expect(faults).toEqual([]);
+    await close();
+  });
+});
+
+it("lets nothing in from elsewhere and nothing inline", async () => {
+  for (const [, path] of PAGES) {
+    const response = await fetch(pool.web + path, { headers: { accept: "text/html" } });
+    const policy = response.headers.get("content-security-policy") ?? "";
+    expect(policy).toContain("default-src 'self'");
+    expect(policy).not.toMatch(/unsafe|data:|http|\*/);
+  }
+});
+
+async function opened(more: Parameters<Browser["newContext"]>[0]) {
+  const watched = await Watched.open(browser, more);
+  return { ...watched, page: watched.page, faults: watched.faults, close: () => watched.close() };
+}

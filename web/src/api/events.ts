@@ -1,0 +1,33 @@
+// Server-sent events read from a fetch, as streamed answers come: `data:` lines, comments skipped.
+
+const EVENT_LIMIT_CHARS = 4 * 1024 * 1024;
+/** Larger than any answer; a server that never ends a line must not fill the memory. */
+
+/** The data of each event, in order; ends with the body. */
+export async function* events(body: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+  // The types of streams disagree on buffers; what a fetch brings is bytes.
+  const decoder = new TextDecoderStream() as unknown as TransformStream<Uint8Array, string>;
+  const reader = body.pipeThrough(decoder).getReader();
+  let left = "";
+  let data: string[] = [];
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      left += value;
+      const lines = left.split(/\r\n|\n|\r/);
+      left = lines.pop() ?? "";
+      if (left.length > EVENT_LIMIT_CHARS) throw new Error("an event without an end");
+      for (const line of lines) {
+        if (line === "") {
+          if (data.length > 0) yield data.join("\n");
+          data = [];
+        } else if (line.startsWith("data:")) {
+          data.push(line.slice(line[5] === " " ? 6 : 5));
+        }
+      }
+    }
+  } finally {
+    await reader.cancel().catch(() => undefined);
+  }
+}

@@ -1,0 +1,277 @@
+// The conversation that is shown, and the one answer that may be coming.
+import { get } from "../api/http";
+import { credentials } from "../api/key";
+import { withReceipt, withUsage, type ReceiptBody } from "./billed";
+import { Blocks, type Block } from "./blocks";
+import { announced } from "./figures";
+import type { History } from "./history.svelte";
+import { Painter } from "./paint";
+import type { Pool } from "./pool.svelte";
+import { parts, withoutReasoning } from "./reasoning";
+import { renderer } from "./renderer.svelte";
+import { bodyText, sampling, storedSettings, type Settings } from "./settings";
+import { ask, type Outcome } from "./stream";
+import * as tree from "./tree";
+import type { Attached, Conversation, Facts, Message } from "./tree";
+
+const PAUSE_MS = 1_500;
+/** Without a token for so long, the reader is told that the node is waited for. */
+const KEEP_MS = 5_000;
+/** How often a growing answer is kept, so that a closed tab loses little of it. */
+const RECEIPT_WAITS_MS = [600, 2_000, 5_000];
+/** A node has two seconds to sign; after them the receipt is there. */
+
+/** An answer that is coming. */
+export interface Live {
+  conversation: string;
+  message: string;
+  reasoning: string | null;
+  finished: Block[];
+  open: Block | null;
+  phase: "asked" | "streaming" | "paused";
+}
+
+export class Talk {
+  conversation = $state.raw<Conversation>(tree.empty(newId(), Date.now()));
+  settings = $state<Settings>(storedSettings());
+  live = $state.raw<Live | null>(null);
+  announcement = $state("");
+  readonly path = $derived(tree.path(this.conversation));
+  readonly #pool: Pool;
+  readonly #history: History;
+  #stopping: AbortController | null = null;
+
+  constructor(pool: Pool, history: History) {
+    this.#pool = pool;
+    this.#history = history;
+  }
+
+  /** The body of a request with one more question; the seed stands in it to its last digit. */
+  bodyWith(messages: Message[], isStreamed: boolean): string {
+    const { system, model, seed } = this.settings;
+    const turns = messages.map((one) => ({
+      role: one.role as string,
+      content: one.role === "user" ? tree.contentOf(one) : withoutReasoning(tree.contentOf(one)),
+    }));
+    const asked = turns.filter((one) => one.content !== "");
+    if (system.trim() !== "") asked.unshift({ role: "system", content: system });
+    const fields: Record<string, unknown> = { messages: asked };
+    const known = this.#pool.modelOf(model);
+    if (known) fields.model = known.id;
+    const chosen = sampling(this.settings);
+    if (!isStreamed) {
+      // A quote takes what a price hangs on.
+      return JSON.stringify({ ...fields, max_tokens: chosen.max_tokens });
+    }
+    Object.assign(fields, chosen, { stream: true, stream_options: { include_usage: true } });
+    return bodyText(fields, seed);
+  }
+
+  question(text: string, files: Attached[], parent: string | null): Message {
+    const at_ms = Date.now();
+    return { id: newId(), parent, role: "user", text, files, at_ms, facts: null };
+  }
+
+  async send(text: string, files: Attached[]): Promise<void> {
+    await this.#askWith(this.question(text, files, this.path.at(-1)?.id ?? null));
+  }
+
+  /** Another wording of a question, beside the old one. */
+  async edit(message: Message, text: string): Promise<void> {
+    await this.#askWith(this.question(text, message.files, message.parent));
+  }
+
+  async #askWith(question: Message): Promise<void> {
+    if (this.live) return;
+    this.conversation = tree.added(this.conversation, question);
+    await this.#answer(question.id);
+  }
+
+  /** Another answer to the same question. */
+  async regenerate(answer: Message): Promise<void> {
+    if (!this.live && answer.parent !== null) await this.#answer(answer.parent);
+  }
+
+  turn(message: Message, step: number): void {
+    this.conversation = tree.turned(this.conversation, message, step);
+    void this.#history.save(this.conversation);
+  }
+
+  async branch(message: Message): Promise<void> {
+    this.conversation = tree.branched(this.conversation, message.id, newId(), Date.now());
+    await this.#history.save(this.conversation);
+    this.announcement = "A new conversation with everything up to this answer.";
+  }
+
+  stop(): void {
+    this.#stopping?.abort();
+  }
+
+  begin(): void {
+    this.conversation = tree.empty(newId(), Date.now());
+  }
+
+  async open(id: string): Promise<void> {
+    const found = await this.#history.load(id);
+    if (found) this.conversation = this.#settled(found);
+  }
+
+  /** An answer of a tab that was closed comes no more. */
+  #settled(conversation: Conversation): Conversation {
+    const messages = conversation.messages.map((one) => {
+      if (one.facts?.state !== "streaming" || one.id === this.live?.message) return one;
+      const error = "The page was closed while this answer came.";
+      return { ...one, facts: { ...one.facts, state: "cut" as const, error } };
+    });
+    return { ...conversation, messages };
+  }
+
+  async #answer(questionId: string): Promise<void> {
+    const home = this.conversation.id;
+    const messages = tree.lineage(this.conversation, questionId);
+    const body = this.bodyWith(messages, true);
+    const message: Message = {
+      ...{ id: newId(), parent: questionId, role: "assistant", text: "", files: [] },
+      ...{ at_ms: Date.now(), facts: tree.unknownFacts("streaming") },
+    };
+    this.conversation = tree.added(this.conversation, message);
+    const growing = new Growing(home, message.id, {
+      live: (live) => (this.live = live),
+      // What is held for this answer is seen while it comes.
+      begun: () => void this.#pool.purse(),
+    });
+    renderer.load();
+    const stopping = new AbortController();
+    this.#stopping = stopping;
+    this.announcement = "Waiting for the answer.";
+    void this.#history.save(this.conversation);
+    const keeping = setInterval(
+      () => this.#keep(home, { ...message, text: growing.text }),
+      KEEP_MS,
+    );
+    const outcome = await ask(body, growing, stopping.signal);
+    clearInterval(keeping);
+    growing.end();
+    const facts = this.#factsOf(outcome);
+    await this.#keep(home, { ...message, text: growing.text, facts });
+    this.#stopping = null;
+    this.live = null;
+    this.announcement = announced(facts);
+    void this.#pool.look();
+    if (outcome.usage === null) await this.#bill(home, { ...message, text: growing.text, facts });
+  }
+
+  #factsOf(outcome: Outcome): Facts {
+    const facts: Facts = {
+      ...tree.unknownFacts(outcome.state),
+      ...{ model: outcome.model, finish: outcome.finish, error: outcome.error },
+      ...{
+        code: outcome.code,
+        hint: outcome.hint,
+        request: outcome.request,
+        completion: outcome.completion,
+      },
+      ...{ first_token_ms: outcome.first_token_ms, tokens_per_s: outcome.tokens_per_s },
+    };
+    return outcome.usage ? withUsage(facts, outcome.usage, this.#pool.names) : facts;
+  }
+
+  /** Keep a message where it belongs, whichever conversation is shown now. */
+  async #keep(home: string, message: Message): Promise<void> {
+    const isShown = this.conversation.id === home;
+    const whole = isShown ? this.conversation : await this.#history.load(home);
+    if (!whole) return; // Deleted while its answer came.
+    const kept = tree.changed(whole, message, Date.now());
+    if (isShown) this.conversation = kept;
+    await this.#history.save(kept);
+  }
+
+  /** What was stopped or cut is billed all the same: the receipt has what the stream did not say. */
+  async #bill(home: string, message: Message): Promise<void> {
+    const name = message.facts?.completion ?? message.facts?.request;
+    if (!name || !message.facts || message.facts.state === "done") return;
+    if (message.text === "" && message.facts.state === "failed") return;
+    for (const wait_ms of RECEIPT_WAITS_MS) {
+      await new Promise((resolve) => setTimeout(resolve, wait_ms));
+      try {
+        const path = `/v1/receipts/${encodeURIComponent(name)}`;
+        const receipt = await get<ReceiptBody>(path, credentials());
+        const facts = withReceipt(message.facts, receipt, this.#pool.names);
+        await this.#keep(home, { ...message, facts });
+        void this.#pool.purse();
+        return;
+      } catch {
+        // Not there yet, or nothing was billed: what is not known is shown as that.
+      }
+    }
+  }
+}
+
+/** Who is told of an answer that grows. */
+interface Told {
+  live(live: Live): void;
+  begun(): void;
+}
+
+/** The text of an answer as it grows, cut into blocks and drawn with the screen's frames. */
+class Growing {
+  text = "";
+  readonly #told: Told;
+  readonly #blocks = new Blocks();
+  readonly #painter = new Painter(() => this.#draw());
+  readonly #watch: ReturnType<typeof setInterval>;
+  #live: Live;
+  #last_ms = 0;
+
+  constructor(conversation: string, message: string, told: Told) {
+    this.#told = told;
+    const nothing = { reasoning: null, finished: [], open: null };
+    this.#live = { conversation, message, phase: "asked", ...nothing };
+    told.live(this.#live);
+    this.#watch = setInterval(() => this.#look(), PAUSE_MS / 3);
+  }
+
+  begun(): void {
+    this.#told.begun();
+  }
+
+  add(piece: string): void {
+    this.text += piece;
+    this.#last_ms = performance.now();
+    this.#painter.ask();
+  }
+
+  end(): void {
+    clearInterval(this.#watch);
+    this.#painter.cancel();
+  }
+
+  #look(): void {
+    const isPaused = this.#last_ms > 0 && performance.now() - this.#last_ms > PAUSE_MS;
+    if (!isPaused || this.#live.phase === "paused") return;
+    this.#live = { ...this.#live, phase: "paused" };
+    this.#told.live(this.#live);
+  }
+
+  #draw(): void {
+    const { reasoning, answer } = parts(this.text);
+    this.#blocks.update(answer);
+    const { finished, open } = this.#blocks;
+    // The same list while no block was finished: what stands above is not looked at.
+    const isSame = finished.length === this.#live.finished.length;
+    this.#live = {
+      ...this.#live,
+      phase: "streaming",
+      reasoning,
+      finished: isSame ? this.#live.finished : [...finished],
+      open,
+    };
+    this.#told.live(this.#live);
+  }
+}
+
+function newId(): string {
+  // randomUUID is there on https and localhost alone.
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
+}

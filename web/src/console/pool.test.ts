@@ -1,0 +1,36 @@
+import { describe, expect, it } from "vitest";
+import type { Pipeline, PoolNode } from "../api/shapes";
+import { EMPTY, group, next, sorted } from "./pool";
+
+function node(name: string, state = "ready"): PoolNode {
+  return { name, peer: `peer-${name}`, state } as PoolNode;
+}
+
+const RING = { id: "p1" } as Pipeline;
+
+describe("the pool", () => {
+  it("is what the last snapshot said, whatever stood before", () => {
+    const before = { nodes: [node("old")], pipelines: [RING] };
+    const event = { type: "snapshot" as const, nodes: [node("a")], removed: [] };
+    expect(next(before, event)).toEqual({ nodes: [node("a")], pipelines: [] });
+  });
+
+  it("takes changes whole, and drops who is shown no more", () => {
+    let pool = next(EMPTY, { type: "snapshot", nodes: [node("a"), node("b")], removed: [] });
+    pool = next(pool, { type: "change", nodes: [node("a", "busy")], removed: ["peer-b"] });
+    expect(pool.nodes).toEqual([node("a", "busy")]);
+  });
+
+  it("keeps pipelines where a change says nothing of them", () => {
+    const before = { nodes: [], pipelines: [RING] };
+    const event = { type: "change" as const, nodes: [], removed: [] };
+    expect(next(before, event).pipelines).toEqual([RING]);
+    expect(next(before, { ...event, pipelines: [] }).pipelines).toEqual([]);
+  });
+
+  it("is shown with who serves first, each group by name", () => {
+    const states = [node("z"), node("c", "gone"), node("b", "joining"), node("a", "busy")];
+    expect(sorted(states).map((one) => one.name)).toEqual(["a", "z", "b", "c"]);
+    expect(group(node("x", "a new state"))).toBe("joining");
+  });
+});

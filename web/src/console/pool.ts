@@ -1,0 +1,48 @@
+// The pool as the nodes' stream tells it (docs/api.md, "Nodes"): a snapshot, then changes; pure.
+
+import type { Pipeline, PoolNode } from "../api/shapes";
+
+export interface PoolEvent {
+  type: "snapshot" | "change";
+  nodes: PoolNode[];
+  removed: string[];
+  /** Absent in a change where no pipeline changed. */
+  pipelines?: Pipeline[];
+}
+
+export interface Pool {
+  nodes: PoolNode[];
+  pipelines: Pipeline[];
+}
+
+export const EMPTY: Pool = { nodes: [], pipelines: [] };
+
+/** The pool after this event. */
+export function next(pool: Pool, event: PoolEvent): Pool {
+  if (event.type === "snapshot") {
+    return { nodes: event.nodes, pipelines: event.pipelines ?? [] };
+  }
+  const gone = new Set([...event.removed, ...event.nodes.map((node) => node.peer)]);
+  return {
+    nodes: [...pool.nodes.filter((node) => !gone.has(node.peer)), ...event.nodes],
+    pipelines: event.pipelines ?? pool.pipelines,
+  };
+}
+
+const LIVE = new Set(["ready", "busy", "suspect", "draining"]);
+const GONE = new Set(["gone", "refused"]);
+
+/** How a person sorts states: who serves, who does not yet, who is gone. */
+export function group(node: PoolNode): "live" | "joining" | "gone" {
+  if (GONE.has(node.state)) return "gone";
+  return LIVE.has(node.state) ? "live" : "joining";
+}
+
+const ORDER = { live: 0, joining: 1, gone: 2 };
+
+/** Live nodes first, each group by name, so that no row moves while one reads. */
+export function sorted(nodes: PoolNode[]): PoolNode[] {
+  return [...nodes].sort(
+    (one, other) => ORDER[group(one)] - ORDER[group(other)] || (one.name < other.name ? -1 : 1),
+  );
+}

@@ -1,0 +1,164 @@
+// One payment by steps: choose a wallet, read what is signed, sign, and hear what came of it.
+
+import { Refused } from "../api/http";
+import type { Network } from "../api/shapes";
+import { givesMoney, isOf, spoken } from "./network";
+import { isUntold, life_ms, pay, prepare, signed } from "./payment";
+import type { Buys, Paid, Prepared } from "./payment";
+import { fund } from "./testwallet";
+import type { Connected, Offered } from "./wallet";
+
+export interface Purchase<T> {
+  buys: Buys;
+  networks: Network[];
+  onpaid: (paid: Paid<T>) => void;
+  /** A payment that nobody had told of has landed; what it bought is not handed over again. */
+  onlanded: () => void;
+  /** Told of what was refused; true where somebody else shows it. */
+  onrefused?: ((error: unknown) => boolean) | undefined;
+}
+
+/** What is signed, by whom, and on which network. */
+interface Ready {
+  wallet: Connected;
+  network: Network;
+  prepared: Prepared;
+  /** By the clock that is never set (performance.now). */
+  until_ms: number;
+}
+
+type At = "choose" | "working" | "confirm" | "untold";
+
+/** What a person sees of it; `purchase` is read when it is needed, since props change. */
+export class Paying<T> {
+  at = $state<At>("choose");
+  doing = $state("");
+  error = $state<unknown>(null);
+  /** Something that is no fault, told with the words. */
+  notice = $state("");
+  ready = $state.raw<Ready>();
+  /** It was asked again, and had landed the first time. */
+  hasLanded = $state(false);
+  /** A wallet that has too little where a faucet gives play money. */
+  poor = $state.raw<{ one: Offered; network: Network; address: string }>();
+  readonly #purchase: () => Purchase<T>;
+  #signature = "";
+
+  constructor(purchase: () => Purchase<T>) {
+    this.#purchase = purchase;
+  }
+
+  /** The networks of these that a wallet can pay on. */
+  networksOf(one: Offered): Network[] {
+    return this.#purchase().networks.filter(
+      (each) => isOf(each.network, one.family) && (each.local || !one.isTest),
+    );
+  }
+
+  choose(one: Offered, network: Network): Promise<void> {
+    return this.#step(`Asking ${one.name}`, "choose", async () => {
+      const wallet = await one.connect();
+      this.doing = "Getting the payment ready";
+      this.#show(wallet, network, await this.#prepare(one, wallet, network));
+    });
+  }
+
+  /** Have the faucet of a LOCAL network fill the wallet that has too little, then go on. */
+  async fill(): Promise<void> {
+    const { one, network, address } = this.poor!;
+    let isFilled = false;
+    await this.#step("Getting test money", "choose", async () => {
+      await fund(network.network, address);
+      isFilled = true;
+      this.at = "choose";
+    });
+    if (isFilled) await this.choose(one, network);
+  }
+
+  confirm(): Promise<void> {
+    const { wallet, network, prepared } = this.ready!;
+    if (performance.now() >= this.ready!.until_ms) return this.#renew();
+    return this.#step(`Waiting for ${wallet.name}`, "confirm", async () => {
+      this.#signature = await signed(wallet, network, prepared);
+      await this.#send();
+    });
+  }
+
+  /** The same payment once more: it is never taken twice. */
+  again(): Promise<void> {
+    return this.#step("Asking what became of it", "untold", async () => {
+      try {
+        await this.#send();
+      } catch (caught) {
+        if (!(caught instanceof Refused) || caught.code !== "payment_used") throw caught;
+        this.hasLanded = true;
+        this.#purchase().onlanded();
+      }
+    });
+  }
+
+  cancel(): void {
+    [this.at, this.error, this.notice] = ["choose", null, ""];
+  }
+
+  /** What was prepared is too old to land: it is made ready again, and read again. */
+  #renew(): Promise<void> {
+    const { wallet, network } = this.ready!;
+    return this.#step("Getting the payment ready again", "choose", async () => {
+      const prepared = await prepare(network.network, wallet.address, this.#purchase().buys);
+      this.notice = "Too much time had passed, so the payment was made ready again. Read it anew.";
+      this.#show(wallet, network, prepared);
+    });
+  }
+
+  #show(wallet: Connected, network: Network, prepared: Prepared): void {
+    const until_ms = performance.now() + life_ms(prepared);
+    this.ready = { wallet, network, prepared, until_ms };
+    this.at = "confirm";
+  }
+
+  async #send(): Promise<void> {
+    this.doing = `Settling on ${spoken(this.ready!.network)}`;
+    let paid: Paid<T>;
+    try {
+      paid = await pay<T>(this.ready!.prepared, this.#signature);
+    } catch (caught) {
+      this.at = isUntold(caught) ? "untold" : "choose";
+      throw caught;
+    }
+    this.at = "choose";
+    this.#purchase().onpaid(paid);
+  }
+
+  /** The test wallet begins with nothing, and the faucet is there for it. */
+  async #prepare(one: Offered, wallet: Connected, network: Network): Promise<Prepared> {
+    const { buys } = this.#purchase();
+    try {
+      return await prepare(network.network, wallet.address, buys);
+    } catch (caught) {
+      const isPoor = caught instanceof Refused && caught.code === "insufficient_credit";
+      if (!isPoor || !givesMoney(network)) throw caught;
+      if (!one.isTest) {
+        this.poor = { one, network, address: wallet.address };
+        throw caught;
+      }
+      this.doing = "Getting test money";
+      await fund(network.network, wallet.address);
+      return prepare(network.network, wallet.address, buys);
+    }
+  }
+
+  /** One at a time, so that a second click does nothing; where it fails the person is `back` at. */
+  async #step(what: string, back: At, work: () => Promise<void>): Promise<void> {
+    if (this.at === "working") return;
+    [this.doing, this.error, this.notice, this.poor] = [what, null, "", undefined];
+    [this.at, this.hasLanded] = ["working", false];
+    try {
+      await work();
+    } catch (caught) {
+      if (!this.#purchase().onrefused?.(caught)) this.error = caught;
+      if ((this.at as At) === "working") this.at = back;
+    }
+    this.doing = "";
+  }
+}

@@ -1,0 +1,35 @@
+// Signing in with a wallet: a text of the server's, a signature, a session in a cookie.
+
+import { post } from "../api/http";
+import type { Connected } from "./wallet";
+
+interface Challenge {
+  message: string;
+}
+
+export interface SignedIn {
+  account: string;
+  wallet: string;
+  asset: string;
+  balance: string;
+  expires_at_ms: number;
+}
+
+/** The text that this wallet is to sign; shown before it is signed. */
+export async function challenge(wallet: Connected, network: string): Promise<string> {
+  const asked = { address: wallet.address, chain: network };
+  return (await post<Challenge>("/v1/sign-in/challenge", asked)).message;
+}
+
+/** Prove the wallet: this browser is signed in then. */
+export async function signIn(wallet: Connected, message: string): Promise<SignedIn> {
+  const signature = await wallet.signText(message);
+  return post<SignedIn>("/v1/sign-in", { message, signature });
+}
+
+/** Let this wallet spend from the account that is signed in. */
+export async function linkWallet(wallet: Connected, message: string): Promise<string[]> {
+  const signature = await wallet.signText(message);
+  const linked = await post<{ wallets: string[] }>("/v1/wallets/link", { message, signature });
+  return linked.wallets;
+}
