@@ -5,12 +5,23 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 PYTHONS_LIMIT = sys.getrecursionlimit()
+
+DAY_S = 86_400
+LATE_S = 45
+"""So shortly before midnight (UTC) no test begins that counts what is spent in a day."""
+
+# A property is no claim about time: 200 ms an example is what a quiet machine needs at most, and a
+# busy one takes for nothing at all. Where CI is set, hypothesis does the same of its own accord.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 def pytest_collection_finish() -> None:
@@ -44,6 +55,14 @@ def nobodys_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         # asks for them: `start_up(folder, env=WITH_CHAINS)`.
         patch.setenv("PARHELION_X402_LOCAL_CHAINS", "never")
         yield
+
+
+@pytest.fixture
+def one_day() -> None:
+    """The whole test is on one day (UTC): a process of its own has the machine's clock."""
+    left_s = DAY_S - time.time() % DAY_S
+    if left_s < LATE_S:
+        time.sleep(left_s)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -197,6 +197,26 @@ class MoneyConfig(ClosedRecord, frozen=True, kw_only=True):
     completion_rate_micro: int = 4_000_000
 
 
+TIERS_LIMIT = 16
+"""Each is a line of every listing, and of every page that sells."""
+
+TIER_NAME = "^[a-z][a-z0-9-]{0,31}$"
+
+TIER_TOKENS_LIMIT = 1_048_576
+"""The longest answer that any body may ask for."""
+
+TIER_PRICE_LIMIT_MICRO = 10**15 - 1
+"""A thousand million whole tokens: above this someone slipped a digit."""
+
+TEMPERATURE_LIMIT = 2.0
+"""As in every request."""
+
+TAKEN = frozenset(
+    {"account", "console", "content", "health", "metrics", "ready", "schema", "setup", "v1"}
+)
+"""First parts of our own paths: a tier of such a name would stand before them."""
+
+
 class X402Network(ClosedRecord, frozen=True, kw_only=True):
     """One network that we are paid on: `[[x402.networks]]`."""
 
@@ -276,6 +296,29 @@ def memory_bytes(text: str) -> int:
     return int(amount)
 
 
+def tier_fault(tiers: Sequence[Tier]) -> str | None:
+    """What keeps tiers from being sold, as settings, a file or a request name them; pure."""
+    if not 1 <= len(tiers) <= TIERS_LIMIT:
+        return f"tiers are 1 to {TIERS_LIMIT}"
+    if len({tier.name for tier in tiers}) < len(tiers):
+        return "two tiers have the same name"
+    for tier in tiers:
+        name, tokens = tier.name, (tier.max_tokens, tier.max_prompt_tokens)
+        if not re.fullmatch(TIER_NAME.strip("^$"), name):
+            return f"a tier's name is small letters, digits and -, a letter first: {name[:64]!r}"
+        if name in TAKEN:
+            return f"{name} is a path of this server: call it otherwise"
+        if tier.price_micro < 1:
+            return f"{name} costs nothing: a payment is at least 1 base unit"
+        if tier.price_micro > TIER_PRICE_LIMIT_MICRO:
+            return f"{name} costs more than {TIER_PRICE_LIMIT_MICRO} base units"
+        if not all(1 <= count <= TIER_TOKENS_LIMIT for count in tokens):
+            return f"{name}: tokens are 1 to {TIER_TOKENS_LIMIT}"
+        if tier.temperature is not None and not 0 <= tier.temperature <= TEMPERATURE_LIMIT:
+            return f"{name}: a temperature is 0 to {TEMPERATURE_LIMIT:g}"
+    return None
+
+
 def load(
     file: Path | None, environ: Mapping[str, str], overrides: Mapping[str, Mapping[str, Any]]
 ) -> Config:
@@ -302,6 +345,10 @@ def load(
     shares = config.money
     if shares.operators_percent + shares.treasury_percent + shares.infrastructure_percent != 100:
         raise _invalid("the three shares of [money] must add up to 100")
+    # None named is no fault here: those of ours are sold then.
+    fault = tier_fault(config.x402.tiers) if config.x402.tiers else None
+    if fault is not None:
+        raise _invalid(f"x402.tiers: {fault}")
     return config
 
 

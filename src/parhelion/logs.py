@@ -26,6 +26,7 @@ STRANGERS_LINES: tuple[str, ...] = (
     "link ended",
     "node refused: %s",
     "node left while joining: %s",
+    "node is on its way in",
     "node joined",
     "node session ended: %s",
     # Of uvicorn, as an error, for each socket that is told 503 in place of an upgrade.

@@ -8,40 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shlex
 import stat
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
 
-from parhelion.config import Config
+from parhelion.config import Config, tier_fault
 from parhelion.words import ClosedRecord, Problem, ProblemCode, Record, Tier
 
 FILE = "setup.json"
 
 SIZE_LIMIT_BYTES = 64 * 1024
 """A page; a larger file is some other file."""
-
-TIERS_LIMIT = 16
-"""Each is three routes and an entry of every listing."""
-
-TIER_NAME = "^[a-z][a-z0-9-]{0,31}$"
-
-TIER_TOKENS_LIMIT = 1_048_576
-"""The longest answer that any body may ask for."""
-
-TIER_PRICE_LIMIT_MICRO = 10**15 - 1
-"""A thousand million whole tokens: above this someone slipped a digit."""
-
-TEMPERATURE_LIMIT = 2.0
-"""As in every request."""
-
-TAKEN = frozenset(
-    {"account", "console", "content", "health", "metrics", "ready", "schema", "setup", "v1"}
-)
-"""First parts of our own paths: a tier of such a name would stand before them."""
 
 NODES_LIMIT = 10_000
 """Twice the largest pool that was ever measured: past it someone slipped a digit."""
@@ -174,29 +154,6 @@ def read(data: Path) -> Choice | None:
     if wrong is not None:
         raise _unusable(wrong)
     return choice
-
-
-def tier_fault(tiers: Sequence[Tier]) -> str | None:
-    """What keeps tiers from being sold, as they were sent or as a file has them; pure."""
-    if not 1 <= len(tiers) <= TIERS_LIMIT:
-        return f"tiers are 1 to {TIERS_LIMIT}"
-    if len({tier.name for tier in tiers}) < len(tiers):
-        return "two tiers have the same name"
-    for tier in tiers:
-        name, tokens = tier.name, (tier.max_tokens, tier.max_prompt_tokens)
-        if not re.fullmatch(TIER_NAME.strip("^$"), name):
-            return f"a tier's name is small letters, digits and -, a letter first: {name[:64]!r}"
-        if name in TAKEN:
-            return f"{name} is a path of this server: call it otherwise"
-        if tier.price_micro < 1:
-            return f"{name} costs nothing: a payment is at least 1 base unit"
-        if tier.price_micro > TIER_PRICE_LIMIT_MICRO:
-            return f"{name} costs more than {TIER_PRICE_LIMIT_MICRO} base units"
-        if not all(1 <= count <= TIER_TOKENS_LIMIT for count in tokens):
-            return f"{name}: tokens are 1 to {TIER_TOKENS_LIMIT}"
-        if tier.temperature is not None and not 0 <= tier.temperature <= TEMPERATURE_LIMIT:
-            return f"{name}: a temperature is 0 to {TEMPERATURE_LIMIT:g}"
-    return None
 
 
 def write(data: Path, choice: Choice) -> None:

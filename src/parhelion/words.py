@@ -285,7 +285,10 @@ class Chunk(Record, frozen=True, kw_only=True):
 
 
 class Usage(Record, frozen=True, kw_only=True):
-    """OpenAI's counts and ours (DESIGN 2); amounts: base units in strings. Migrations: Receipt."""
+    """OpenAI's counts and ours (DESIGN 2); amounts: base units in strings. Migrations: Receipt.
+
+    `nodes` are all who delivered, each once; `segments` who made each stretch, in order of layers.
+    """
 
     prompt_tokens: int
     completion_tokens: int
@@ -293,6 +296,7 @@ class Usage(Record, frozen=True, kw_only=True):
     cost: str
     asset: str
     nodes: tuple[str, ...]
+    segments: tuple[tuple[str, ...], ...]
     route: Literal["pool", "fallback"]
     migrations: int
     hold: str
@@ -403,6 +407,10 @@ class Evidence(ClosedRecord, frozen=True, kw_only=True):
 
 
 # --- nodes ------------------------------------------------------------------------------------
+
+LoadPhase = Literal["checking", "loading", "proving"]
+"""What a node is at before it serves: reading its model's file through, bringing the weights into
+memory, taking the engine's first steps."""
 
 
 class ServedModel(Record, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -65,15 +66,18 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def test_over_the_limit_it_is_429_with_the_time_to_wait_which_is_true(narrow: Running) -> None:
     key = key_of(narrow, admin_key(narrow), "hasty")
-    left = []
-    for _ in range(BURST):
-        status, headers, _body = narrow.call("GET", "/v1/credits/balance", key=key)
-        assert status == 200
+    left, began_s = [BURST], time.monotonic()
+    while True:
+        status, headers, body = narrow.call("GET", "/v1/credits/balance", key=key)
+        if status != 200:
+            break
         assert headers["x-ratelimit-limit-requests"] == str(BURST)
         assert headers["x-ratelimit-reset-requests"].endswith("ms")
         left.append(int(headers["x-ratelimit-remaining-requests"]))
-    assert left == list(range(BURST - 1, -1, -1))
-    status, headers, body = narrow.call("GET", "/v1/credits/balance", key=key)
+    # One less each time, but for those that come back, one a second: a machine may be slow.
+    back = [after - before + 1 for before, after in pairwise(left)]
+    assert left[-1] == 0 and min(back) >= 0
+    assert sum(back) <= time.monotonic() - began_s
     assert status == 429 and body["error"]["code"] == "rate_limited"
     assert headers["x-ratelimit-remaining-requests"] == "0"
     wait_s = int(headers["retry-after"])
@@ -90,8 +94,9 @@ def test_an_address_has_a_limit_of_its_own_whatever_keys_it_brings(
     settings = {**NARROW, "PARHELION_LIMITS_REQUESTS_PER_MINUTE_ADDRESS": "60"}
     pool = begun(start_pool(tmp_path / "pool", env=settings))
     keys = [key_of(pool, admin_key(pool), name) for name in ("one", "other")]
-    answers = [pool.call("GET", "/v1/models", key=keys[turn % 2]) for turn in range(BURST + 1)]
-    status, headers, body = answers[-1]
+    # More than the burst: a slow machine gets one back each second, and asks oftener than that.
+    answers = [pool.call("GET", "/v1/models", key=keys[turn % 2]) for turn in range(3 * BURST)]
+    status, headers, body = next(answer for answer in answers if answer[0] != 200)
     assert status == 429 and "this address" in body["error"]["message"]
     assert 1 <= int(headers["retry-after"]) <= 2
     assert headers["x-ratelimit-refill-requests"] == "60/min"

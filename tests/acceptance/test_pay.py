@@ -92,6 +92,7 @@ def test_the_chain_the_ledger_and_the_receipt_agree_on_what_was_paid(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_day")
 def test_each_turn_of_a_chat_is_paid_and_the_days_limit_ends_it(
     up: Running, tmp_path: Path
 ) -> None:

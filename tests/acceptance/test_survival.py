@@ -117,7 +117,9 @@ def test_an_engine_that_stands_still_while_idle_costs_the_next_prompt_nothing(
     nodes = Nodes(start_pool(tmp_path / "pool", env=UNTIMED), tmp_path)
     try:
         node = nodes.add("alone")
+        began_s = time.monotonic()
         text, _usage = told(nodes.pool, BODY)
+        usual_s = time.monotonic() - began_s
         engine = engine_of(node)
         hang_its_engine(node)
         stopped_s = time.monotonic()
@@ -130,7 +132,8 @@ def test_an_engine_that_stands_still_while_idle_costs_the_next_prompt_nothing(
         asked_s = time.monotonic()
         again, usage = told(nodes.pool, BODY)
         assert (again, usage["migrations"]) == (text, 0)
-        assert time.monotonic() - asked_s < 6.0
+        # How long an answer takes is the machine's; nothing is waited for beside it.
+        assert time.monotonic() - asked_s < max(6.0, 3 * usual_s)
     finally:
         nodes.close()
         assert nodes.pool.stop() == 0

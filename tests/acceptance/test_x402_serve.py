@@ -14,8 +14,9 @@ from parhelion.testing.processes import UNTIMED, WITH_CHAINS, Running, start, st
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
-CHAT = {"messages": [{"role": "user", "content": "Say hi"}], "max_tokens": 4}
-TEXT = {"prompt": "Say hi", "max_tokens": 4}
+CHAT = {"messages": [{"role": "user", "content": "Say hi"}], "max_tokens": 4, "temperature": 0}
+TEXT = {"prompt": "Say hi", "max_tokens": 4, "temperature": 0}
+"""Greedily: an answer that ended early by chance would be of another shape than the other's."""
 LONG = {"prompt": "word " * 9000}
 BAD_KEY = {"authorization": "Bearer sk-prl-" + "A" * 43}
 BAD_SESSION = {"x-parhelion-session": "ses-prl-" + "A" * 43}

@@ -218,7 +218,7 @@ def test_the_receipt_of_a_tier_verifies_and_no_change_of_the_sale_passes(
 HOW = {
     "header": lambda token: {"x-parhelion-session": token},
     "bearer": lambda token: {"authorization": f"Bearer {token}"},
-    "cookie": lambda token: {"cookie": f"parhelion_answer={token}"},
+    "cookie": lambda token: {"cookie": f"parhelion_answer_basic={token}"},
 }
 
 
@@ -289,12 +289,13 @@ def test_a_browser_gets_a_page_to_pay_at_and_one_to_ask_at(wallet: Wallet, pool:
     assert (status, headers["content-type"]) == (200, "text/html; charset=utf-8")
     assert settled_of(headers)["amount"] == str(BASIC_MICRO)
     token = headers["set-cookie"].split("=", 1)[1].split(";")[0]
-    cookie = {**browser, "cookie": f"parhelion_answer={token}"}
+    cookie = {**browser, "cookie": f"parhelion_answer_basic={token}"}
     assert pool.call("GET", "/content/basic", key="", headers=cookie)[0] == 200
-    only = {"cookie": f"parhelion_answer={token}"}
+    only = {"cookie": f"parhelion_answer_basic={token}"}
     receipt = bought(spend(pool, token, headers=only))["usage"]["receipt"]
     assert pool.call("GET", "/content/basic", key="", headers=cookie)[0] == 401
-    assert pool.call("GET", f"/v1/receipts/{receipt}", key="", headers=only)[0] == 200
+    kept = {"cookie": f"parhelion_receipt={token}"}
+    assert pool.call("GET", f"/v1/receipts/{receipt}", key="", headers=kept)[0] == 200
     # The page takes the dead cookie away, so that the next look is an offer again.
     assert pool.call("GET", "/content/basic", key="", headers=browser)[0] == 402
 
@@ -388,7 +389,7 @@ def test_credentials_that_do_not_agree_are_refused_and_nothing_is_settled(
     assert refused(authorization=f"Bearer {bad}") == (401, "invalid_api_key")
     assert refused(x_parhelion_session="ses-prl-" + "A" * 43) == (401, "invalid_session")
     other = session_of(wallet)
-    assert refused(x_parhelion_session=token, cookie=f"parhelion_answer={other}")[0] == 400
+    assert refused(x_parhelion_session=token, cookie=f"parhelion_answer_basic={other}")[0] == 400
     assert wallet.holds() == had - BASIC_MICRO, "the second session, and nothing else"
     assert bought(wallet.sent(signed, "POST", path, CHAT))["usage"]["credited"] == "0"
 

@@ -24,7 +24,7 @@ async function visit(
   before: (page: Page) => Promise<unknown> = async () => undefined,
 ): Promise<void> {
   const watched = await Watched.open(browser);
-  watched.page.setDefaultTimeout(15_000);
+  watched.page.setDefaultTimeout(20_000);
   await before(watched.page);
   await watched.page.goto(`${pool.web}/account`);
   await button(watched.page, "Create with a recovery code").waitFor();
@@ -109,44 +109,146 @@ describe("a passkey", () => {
 });
 
 it("is led back to by a recovery code, tells a typo, and takes a wallet by proof of both", () =>
-  visit(
-    async (page) => {
-      await look(page, "welcome");
-      const code = await openByCode(page);
-      expect(code).toMatch(/^([A-HJKMNP-Z]{4}-){7}[A-HJKMNP-Z]{4}$/);
-      expect(await page.evaluate(() => document.activeElement?.id)).toBe("recovery-title");
-      expect(await violations(page)).toEqual([]);
-      await look(page, "recovery");
-      await button(page, "I have kept it").click();
-      const account = await who(page);
-      await leave(page);
+  visit(async (page) => {
+    await look(page, "welcome");
+    const code = await openByCode(page);
+    expect(code).toMatch(/^([A-HJKMNP-Z]{4}-){7}[A-HJKMNP-Z]{4}$/);
+    await expect.poll(() => page.evaluate(() => document.activeElement?.id)).toBe("recovery-title");
+    expect(await violations(page)).toEqual([]);
+    await look(page, "recovery");
+    await button(page, "I have kept it").click();
+    const account = await who(page);
+    await leave(page);
 
-      const typo = (code.startsWith("A") ? "B" : "A") + code.slice(1);
-      await page.getByLabel("Recovery code").fill(typo);
+    const typo = (code.startsWith("A") ? "B" : "A") + code.slice(1);
+    await page.getByLabel("Recovery code").fill(typo);
+    await page.getByLabel("Recovery code").press("Enter");
+    await said(page).getByText("there is a typo").waitFor();
+    await page.getByLabel("Recovery code").fill(code.toLowerCase());
+    await page.getByLabel("Recovery code").press("Enter");
+    await heading(page, "Balance").waitFor();
+    expect(await who(page)).toBe(account);
+
+    await button(page, "Link Tester Solana").click();
+    await heading(page, "Tester Solana will sign this text").waitFor();
+    expect(await page.getByLabel("Text to sign").innerText()).toContain("wants you to sign in");
+    await button(page, "Link this wallet").click();
+    await page.getByText("Tester Solana is linked.").waitFor();
+    await page.locator("dd code", { hasText: "solana:" }).waitFor();
+    expect(await violations(page)).toEqual([]);
+    expect(await sideways(page)).toBe(0);
+    await leave(page);
+
+    await button(page, "With Tester Solana").click();
+    await button(page, "Sign in").first().click();
+    await heading(page, "Balance").waitFor();
+    expect(await who(page)).toBe(account);
+  }, giveSolanaWallet));
+
+it("keeps the old recovery code until the new one is kept, however its answer was lost", () =>
+  visit(async (page) => {
+    const ways = "**/v1/account/recovery";
+    const enter = async (code: string): Promise<void> => {
+      await page.getByLabel("Recovery code").fill(code);
       await page.getByLabel("Recovery code").press("Enter");
-      await said(page).getByText("there is a typo").waitFor();
-      await page.getByLabel("Recovery code").fill(code.toLowerCase());
-      await page.getByLabel("Recovery code").press("Enter");
-      await heading(page, "Balance").waitFor();
-      expect(await who(page)).toBe(account);
+    };
+    const ask = async (): Promise<void> => {
+      await button(page, "Make a new one").click();
+      await page.getByRole("dialog").getByRole("button", { name: "Make a new one" }).click();
+    };
+    const first = await openByCode(page);
+    await button(page, "I have kept it").click();
+    const account = await who(page);
+    // Committed, and cut on its way back.
+    await page.route(ways, async (route) => {
+      await route.fetch();
+      await route.abort();
+    });
+    await ask();
+    await said(page).getByText("does not answer").waitFor();
+    await page.unroute(ways);
+    await leave(page);
+    await enter(first);
+    await heading(page, "Balance").waitFor();
+    expect(await who(page)).toBe(account);
 
-      await button(page, "Link Tester Solana").click();
-      await heading(page, "Tester Solana will sign this text").waitFor();
-      expect(await page.getByLabel("Text to sign").innerText()).toContain("wants you to sign in");
-      await button(page, "Link this wallet").click();
-      await page.getByText("Tester Solana is linked.").waitFor();
-      await page.locator("dd code", { hasText: "solana:" }).waitFor();
-      expect(await violations(page)).toEqual([]);
-      expect(await sideways(page)).toBe(0);
-      await leave(page);
+    await ask();
+    await heading(page, "Your recovery code").waitFor();
+    const second = await page.locator(".copy code").innerText();
+    expect(second).not.toBe(first);
+    expect(await violations(page)).toEqual([]);
+    await look(page, "new-code");
+    await page.route(ways, async (route) => {
+      await route.fetch();
+      await route.abort();
+    });
+    await button(page, "I have kept it").click();
+    await said(page).getByText("does not answer").waitFor();
+    expect(await page.locator(".copy code").innerText(), "it can be read still").toBe(second);
+    await page.unroute(ways);
+    await button(page, "I have kept it").click();
+    await page.getByText("The new recovery code is the one that works.").waitFor();
+    await leave(page);
+    await enter(first);
+    await said(page).getByText("no account has this recovery code").waitFor();
+    await enter(second);
+    await heading(page, "Balance").waitFor();
+    expect(await who(page)).toBe(account);
+  }));
 
-      await button(page, "With Tester Solana").click();
-      await button(page, "Sign in").first().click();
-      await heading(page, "Balance").waitFor();
-      expect(await who(page)).toBe(account);
-    },
-    giveSolanaWallet,
-  ));
+it("names the account that a payment credits, and tells where another was signed in", () =>
+  visit(async (page, { context }) => {
+    await openByCode(page);
+    await button(page, "I have kept it").click();
+    const mine = await who(page);
+    const tail = (account: string): string => `acct_…${account.slice(-8)}`;
+    const topUp = page.getByRole("region", { name: "Add credits" });
+    await topUp.getByText(tail(mine)).waitFor();
+    const dialog = page.getByRole("group", { name: "You are about to sign" });
+    await button(page, "Pay $1 with Tester EVM").click();
+    await button(page, "Get $20 of test money for it").click();
+    await dialog.getByText(`The credits go to the account ${tail(mine)}.`).waitFor();
+    expect(await dialog.getByRole("alert").count()).toBe(0);
+    expect(await violations(page)).toEqual([]);
+    await dialog.getByRole("button", { name: "Cancel" }).click();
+
+    // A neighbour on this host signs the browser in as somebody else.
+    const made = await fetch(`${pool.api}/v1/accounts/recovery`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: "{}",
+    });
+    const theirs = ((await made.json()) as { account: string }).account;
+    const [name, value] = made.headers.get("set-cookie")!.split(";")[0]!.split("=");
+    await context.addCookies([{ name: name!, value: value!, url: pool.web }]);
+    await button(page, "Pay $1 with Tester EVM").click();
+    await dialog.getByText(`The credits go to the account ${tail(theirs)}.`).waitFor();
+    await dialog.getByRole("alert").getByText("not the account that this page shows").waitFor();
+    expect(await dialog.getByRole("button", { name: "Pay $1" }).isDisabled()).toBe(true);
+    await look(page, "planted");
+    expect(await violations(page)).toEqual([]);
+  }, giveEvmWallet));
+
+it("has the pages and the way to sign in on one line of a phone", async () => {
+  const watched = await Watched.open(browser, { viewport: { width: 390, height: 844 } });
+  const { page } = watched;
+  await page.goto(`${pool.web}/`);
+  const header = page.locator("header");
+  await header.getByRole("link", { name: "Sign in" }).waitFor();
+  await header.getByText("LOCAL").waitFor();
+  const tops = await header.evaluate((one) =>
+    [...one.children].map((each) => {
+      const box = each.getBoundingClientRect();
+      return [box.top + box.height / 2, each.textContent?.trim()] as const;
+    }),
+  );
+  const [first] = tops[0]!;
+  for (const [middle, what] of tops) expect(Math.abs(middle - first), what).toBeLessThan(4);
+  expect(await sideways(page, 390)).toBe(0);
+  expect(await violations(page)).toEqual([]);
+  expect(watched.faults).toEqual([]);
+  await watched.close();
+});
 
 it("shows a wallet's text before it is signed, hears a no, and takes one signature once", async () => {
   let wallet: Awaited<ReturnType<typeof giveEvmWallet>>;
@@ -228,7 +330,7 @@ it("makes a key that is shown once, spends up to its limit, and is revoked", () 
     await button(page, "Revoke the key my program").click();
     await button(page, "Revoke it").click();
     await row.getByText("revoked").waitFor();
-    expect(await row.innerText()).toMatch(/0\.00\d+\s+0\.50/);
+    expect(await row.innerText()).toMatch(/0\.00\d+ \S+\s+0\.50/);
     expect(await used()).toBe(401);
   }));
 

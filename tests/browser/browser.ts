@@ -2,7 +2,14 @@
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
-import { chromium, type Browser, type BrowserContext, type Page } from "playwright-core";
+import { join } from "node:path";
+import {
+  chromium,
+  type Browser,
+  type BrowserContext,
+  type Locator,
+  type Page,
+} from "playwright-core";
 
 const ARGUMENTS = [
   "--no-sandbox",
@@ -45,9 +52,17 @@ export class Watched {
   }
 
   /** A new person at a new browser: nothing kept, nothing signed in. */
-  static async open(browser: Browser, more: Parameters<Browser["newContext"]>[0] = {}): Promise<Watched> {
+  static async open(
+    browser: Browser,
+    more: Parameters<Browser["newContext"]>[0] = {},
+  ): Promise<Watched> {
     const context = await browser.newContext(more);
     return new Watched(context, await context.newPage());
+  }
+
+  /** Another tab of the same browser. */
+  static async beside(other: Watched): Promise<Watched> {
+    return new Watched(other.context, await other.context.newPage());
   }
 
   async close(): Promise<void> {
@@ -76,7 +91,18 @@ export async function violations(page: Page): Promise<string[]> {
 
 /** Keep a picture of this state where somebody wants to look at it: LOOKS=folder npm test. */
 export async function look(page: Page, name: string): Promise<void> {
-  if (!process.env.LOOKS) return;
+  if (process.env.LOOKS) await pictures(page, process.env.LOOKS, name);
+}
+
+/** The same, and among the pictures that are kept with the code: SCREENSHOTS=1 npm test. */
+export async function shoot(page: Page, name: string, at?: Locator): Promise<void> {
+  await look(page, name);
+  const folder = join(import.meta.dirname, "../../docs/screenshots");
+  if (process.env.SCREENSHOTS) await pictures(page, folder, name, at);
+}
+
+/** Where a page scrolls inside, `at` is what has to be seen. */
+async function pictures(page: Page, folder: string, name: string, at?: Locator): Promise<void> {
   const size = page.viewportSize();
   for (const [suffix, scheme, width] of [
     ["light", "light", 1280],
@@ -85,7 +111,8 @@ export async function look(page: Page, name: string): Promise<void> {
   ] as const) {
     await page.emulateMedia({ colorScheme: scheme });
     await page.setViewportSize({ width, height: 844 });
-    await page.screenshot({ path: `${process.env.LOOKS}/${name}-${suffix}.png`, fullPage: true });
+    await at?.scrollIntoViewIfNeeded();
+    await page.screenshot({ path: join(folder, `${name}-${suffix}.png`), fullPage: true });
   }
   await page.emulateMedia({ colorScheme: null });
   if (size) await page.setViewportSize(size);

@@ -48,7 +48,7 @@ it("goes on elsewhere when a node is killed in the middle, and says so quietly",
       const answer = await chat.answered();
       await answer.getByText(/^↻ continued on /).waitFor();
       const figures = await chat.figures(answer);
-      expect(figures.node).toMatch(/^joined → \S+$/);
+      expect(figures.node).toMatch(/^joined, then \S+$/);
       expect(figures.tokens).toMatch(/\+ 160$/);
       expect(await answer.locator(".note.wrong").count()).toBe(0);
       await chat.announced.getByText("It was continued on").waitFor({ state: "attached" });
@@ -120,7 +120,8 @@ describe("with a node that says what it is told", () => {
         expect(await page.evaluate(() => "hit" in globalThis)).toBe(false);
         expect(asked.filter((url) => /hit|evil|\/x$|\/1$/.test(url))).toEqual([]);
         expect(said).toEqual([]);
-        expect(page.url()).toBe(`${pool.web}/`);
+        // Behind the # stands which conversation it is, and nothing that was said.
+        expect(page.url().replace(/#[0-9a-f]{32}$/, "")).toBe(`${pool.web}/`);
         const strange =
           "script, iframe, object, embed, form form, base, style, img, svg, video, audio";
         expect(await page.locator("article").locator(strange).count()).toBe(0);
@@ -190,18 +191,21 @@ describe("with a node that says what it is told", () => {
           list.getEntries().forEach((one) => seen.push(one.duration)),
         ).observe({ type: "longtask" });
       });
+      const longest_ms = (): Promise<number> =>
+        page.evaluate(() =>
+          Math.max(0, ...(globalThis as unknown as { seen: number[] }).seen.splice(0)),
+        );
       await chat.write(long);
       await page.keyboard.type("and more");
       await page.getByText(/maximum context length is 8192 tokens/).waitFor();
+      expect(await longest_ms()).toBeLessThan(200 * FACTOR);
       await sound(page);
+      await longest_ms(); // Of the look at the page, which is none of its own.
       await chat.message.press("Enter");
       const answer = await chat.answered();
       await answer.getByText(/maximum context length is 8192 tokens/).waitFor();
       await chat.button("Show all 105,008 characters").waitFor();
-      const longest_ms = await page.evaluate(() =>
-        Math.max(0, ...(globalThis as unknown as { seen: number[] }).seen),
-      );
-      expect(longest_ms).toBeLessThan(200 * FACTOR);
+      expect(await longest_ms()).toBeLessThan(200 * FACTOR);
       await look(page, "chat-long");
       await chat.button("Edit", chat.questions.first()).click();
       await page.getByLabel("Another wording of your message").fill("Shorter.");
@@ -303,7 +307,7 @@ describe("with a node that says what it is told", () => {
     visit(async (chat, page) => {
       await chat.write(words(300));
       await chat.message.press("Enter");
-      const answer = await chat.streaming();
+      const answer = await chat.streaming(/^word0 word1 word2/);
       await pool.crash();
       await answer.locator(".note.wrong").waitFor();
       expect(await textOf(chat)).toMatch(/^word0 word1 /);

@@ -7,6 +7,9 @@ import type { Pool } from "./stack";
 const SLOW_MS = 20_000;
 /** For one step of a page on a busy machine. */
 
+const ANSWER_MS = 60_000;
+/** For a whole answer: a slow machine makes ten tokens a second. */
+
 /** What a person chose before, as the page keeps it. */
 export interface Kept {
   key?: string;
@@ -33,7 +36,21 @@ export class Chat {
     { key, ...settings }: Kept = {},
     more: Parameters<Browser["newContext"]>[0] = {},
   ): Promise<Chat> {
-    const chat = new Chat(await Watched.open(browser, more));
+    return Chat.#at(await Watched.open(browser, more), pool, key ?? "", settings);
+  }
+
+  /** The same browser's next tab: what it keeps is shared, and the key is pasted there too. */
+  static async beside(other: Chat, pool: Pool, key: string): Promise<Chat> {
+    return Chat.#at(await Watched.beside(other.watched), pool, key, {});
+  }
+
+  static async #at(
+    watched: Watched,
+    pool: Pool,
+    key: string,
+    settings: Record<string, unknown>,
+  ): Promise<Chat> {
+    const chat = new Chat(watched);
     await chat.page.addInitScript(
       ({ key, settings }) => {
         if (key && !sessionStorage.getItem("parhelion.key")) {
@@ -43,7 +60,7 @@ export class Chat {
           localStorage.setItem("parhelion.chat.settings", settings);
         }
       },
-      { key: key ?? "", settings: JSON.stringify(settings) },
+      { key, settings: JSON.stringify(settings) },
     );
     await chat.page.goto(pool.web);
     // The model's name stands there once the pool was asked.
@@ -86,14 +103,16 @@ export class Chat {
   /** The last answer, once it has ended. */
   async answered(): Promise<Locator> {
     const last = this.answers.last();
-    await last.locator("footer").waitFor();
+    await last.locator("footer").waitFor({ timeout: ANSWER_MS });
     return last;
   }
 
-  /** Some of the answer is there and more comes. */
-  async streaming(): Promise<Locator> {
-    const growing = this.page.locator("article[aria-busy=true] .text");
-    await growing.filter({ hasText: /\S/ }).waitFor();
+  /** So much of the answer is there and more comes: seen with the next frame, for it goes on. */
+  async streaming(begun = /\S/): Promise<Locator> {
+    await this.page.waitForFunction((begun) => {
+      const growing = document.querySelector<HTMLElement>("article[aria-busy=true] .text");
+      return growing !== null && begun.test(growing.innerText);
+    }, begun);
     return this.answers.last();
   }
 

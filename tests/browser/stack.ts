@@ -1,18 +1,28 @@
 // A pool as a person starts it: real processes, a real engine, local chains; killed like a machine.
 
 import { spawn, type ChildProcess } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
 const ROOT = join(import.meta.dirname, "..", "..");
-const COMMAND = join(ROOT, ".venv", "bin", "parhelion");
+export const COMMAND = join(ROOT, ".venv", "bin", "parhelion");
 const PYTHON = join(ROOT, ".venv", "bin", "python");
 const READY_MS = 60_000;
 const STOP_MS = 20_000;
 const LOOK_MS = 100;
 /** A start takes some 3 s here; a loaded machine gets the factor. */
+
+/** As `sitecustomize`: an engine's host begins when the gate's file is there, or ends alone. */
+const BRAKE = `
+import os, sys, time
+parent = os.getppid()
+while "parhelion.engines.host" in sys.orig_argv and not os.path.exists(os.environ["TEST_GATE"]):
+    if os.getppid() != parent:
+        os._exit(1)
+    time.sleep(0.02)
+`;
 
 export interface Ports {
   api: number;
@@ -137,7 +147,10 @@ export class Pool {
     const args = [...this.#command, "--data", this.data, ...ports];
     this.#process = new Running(args, this.#env);
     const path = this.#command[0] === "run" ? "/ready" : "/health";
-    await until(async () => (await fetch(this.api + path)).ok, () => this.#process);
+    await until(
+      async () => (await fetch(this.api + path)).ok,
+      () => this.#process,
+    );
   }
 
   /** `kill -9` of the coordinator. */
@@ -156,13 +169,29 @@ export class Pool {
     return this.#joined(["-m", "parhelion.testing.echo_node"], PYTHON, pace);
   }
 
-  #joined(begin: string[], command: string, more: string[]): Running {
+  /** A node like `join`'s whose engine begins to load when `release` is called, and not before. */
+  joinBraked(...more: string[]): { node: Running; release: () => void } {
+    const gate = join(this.folder, `gate-${this.nodes.length}`);
+    writeFileSync(join(this.folder, "sitecustomize.py"), BRAKE);
+    const env = { PYTHONPATH: this.folder, TEST_GATE: gate };
+    return {
+      node: this.#joined(["join"], COMMAND, more, env),
+      release: () => writeFileSync(gate, ""),
+    };
+  }
+
+  #joined(
+    begin: string[],
+    command: string,
+    more: string[],
+    env: Record<string, string> = {},
+  ): Running {
     const address = JSON.parse(readFileSync(join(this.data, "api.json"), "utf-8")) as {
       api: string;
     };
     const data = join(this.folder, `node-${this.nodes.length}`);
     const at = address.api.replace(/^https?:\/\//, "");
-    const node = new Running([...begin, "-s", at, "--data", data, ...more], {}, command);
+    const node = new Running([...begin, "-s", at, "--data", data, ...more], env, command);
     this.nodes.push(node);
     return node;
   }
@@ -170,11 +199,14 @@ export class Pool {
   /** The peer id of the node of this name, once it serves. */
   async ready(name: string): Promise<string> {
     let peer = "";
-    await until(async () => {
-      const { data } = await this.get<{ data: PoolNode[] }>("/v1/nodes");
-      peer = data.find((one) => one.name === name && one.state === "ready")?.peer ?? "";
-      return peer !== "";
-    }, () => this.nodes.at(-1) ?? this.#process);
+    await until(
+      async () => {
+        const { data } = await this.get<{ data: PoolNode[] }>("/v1/nodes");
+        peer = data.find((one) => one.name === name && one.state === "ready")?.peer ?? "";
+        return peer !== "";
+      },
+      () => this.nodes.at(-1) ?? this.#process,
+    );
     return peer;
   }
 

@@ -7,5 +7,7 @@ export default defineConfig({
     fileParallelism: false,
     testTimeout: 120_000,
     hookTimeout: 120_000,
+    // A busy machine draws what a quiet one does at once; a second, as vitest has it, is too short.
+    expect: { poll: { timeout: 20_000 } },
   },
 });

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from parhelion import setup
-from parhelion.config import Config
-from parhelion.setup import FILE, TIERS_LIMIT, Choice, Told, settled
+from parhelion.config import TIERS_LIMIT, Config, load
+from parhelion.setup import FILE, Choice, Told, settled
 from parhelion.words import Problem, ProblemCode, Tier
 
 GOLD = Tier(name="gold", price_micro=7, max_tokens=1, max_prompt_tokens=1)
@@ -98,6 +98,18 @@ def test_tiers_of_a_file_that_no_set_up_could_have_sent_keep_a_pool_from_startin
     with pytest.raises(Problem) as caught:
         setup.read(tmp_path)
     assert caught.value.code == ProblemCode.CONFIG_INVALID and FILE in caught.value.message
+
+
+@pytest.mark.parametrize("fields", BAD_TIERS[1:])
+def test_settings_are_held_to_the_same_rule(tmp_path: Path, fields: tuple[Any, ...]) -> None:
+    """No tiers at all are those of ours; what else a file could not have, settings cannot."""
+    tiers = [msgspec.to_builtins(msgspec.structs.replace(GOLD, **each)) for each in fields]
+    with pytest.raises(Problem, match=r"x402\.tiers") as caught:
+        load(None, {}, {"x402": {"tiers": tiers}})
+    assert caught.value.code == ProblemCode.CONFIG_INVALID
+    assert load(None, {}, {"x402": {"tiers": []}}).x402.tiers == ()
+    good = [msgspec.to_builtins(GOLD)]
+    assert load(None, {}, {"x402": {"tiers": good}}).x402.tiers == (GOLD,)
 
 
 def test_a_file_that_others_may_write_is_not_believed(tmp_path: Path) -> None:

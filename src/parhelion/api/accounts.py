@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, post
+from litestar import Request, post, put
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Scope
 from msgspec import Meta
 
+from parhelion.api.account_ways import EndedBody
 from parhelion.api.admin import Nothing
 from parhelion.api.bodies import Closed
 from parhelion.api.exchange import SIGN_IN
@@ -18,7 +19,7 @@ from parhelion.api.rooms import Rooms
 from parhelion.api.session import cookie_of, session_token
 from parhelion.api.shapes import Out
 from parhelion.api.sign_in import body_of, signed_in
-from parhelion.api.wire import Reply, json_reply, url_of, visit_of
+from parhelion.api.wire import Reply, json_reply, scheme_of, url_of, visit_of
 from parhelion.identity import (
     CODE_LIMIT_CHARS,
     SESSION_TTL_S,
@@ -119,7 +120,7 @@ class NewAccountBody(AccountBody, frozen=True, kw_only=True):
 
 
 class RecoveryCodeBody(Out, frozen=True, kw_only=True):
-    """A new recovery code, shown this once; the one before it is void, other sign-ins ended."""
+    """A new recovery code, shown this once; the one before it is good until this is confirmed."""
 
     recovery_code: str
 
@@ -150,10 +151,16 @@ def _code_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
     async def renew(request: Request[Any, Any, Any]) -> ASGIApp:
         owner = await owner_of(request.scope, rooms)
         await body_of(request, Nothing)
-        code = await members.new_code(owner)
+        code = await members.offer_code(owner)
         return json_reply(RecoveryCodeBody(recovery_code=code))
 
-    return [open_account, enter, renew]
+    @put("/v1/account/recovery", name="account.recovery.confirm", status_code=200)
+    async def confirm(request: Request[Any, Any, Any]) -> ASGIApp:
+        owner = await owner_of(request.scope, rooms)
+        asked = await body_of(request, RecoveryCode)
+        return json_reply(EndedBody(ended=await members.confirm_code(owner, asked.code)))
+
+    return [open_account, enter, renew, confirm]
 
 
 def _passkey_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
@@ -220,7 +227,8 @@ async def _adding_to(scope: Scope, rooms: Rooms) -> Session | None:
     visit = visit_of(scope)
     ours = visit.bearer is not None and is_ours(visit.bearer)
     signs = SIGN_IN in visit.fields
-    if not ours and not signs and session_token(visit.fields, visit.bearer) is None:
+    held = session_token(visit.fields, visit.bearer, scheme_of(scope))
+    if not ours and not signs and held is None:
         return None
     return await owner_of(scope, rooms)
 
@@ -238,5 +246,5 @@ def _account(session: Session) -> dict[str, Any]:
 
 
 def _with_cookie(reply: Reply, entered: Entered, scope: Scope) -> Reply:
-    reply.headers.append(cookie_of(entered.token, scope["scheme"], SESSION_TTL_S))
+    reply.headers.append(cookie_of(entered.token, scheme_of(scope), SESSION_TTL_S))
     return reply

@@ -22,8 +22,9 @@ class Cached(Whole, frozen=True, kw_only=True):
 class UsageBody(Whole, frozen=True, kw_only=True):
     """OpenAI's usage and ours; `cost` and `credited` are base units of `asset`.
 
-    `nodes` are those that delivered, in order; `migrations` is how often the request was moved to
-    another place after its first, which may be at the same node again.
+    `nodes` are those that delivered, in order; `segments` has the nodes of each stretch, of a
+    pipeline its stages in order. `migrations` is how often the request was moved to another place
+    after its first, which may be at the same node again.
     """
 
     prompt_tokens: int
@@ -33,6 +34,7 @@ class UsageBody(Whole, frozen=True, kw_only=True):
     cost: str
     asset: str
     nodes: tuple[str, ...]
+    segments: tuple[tuple[str, ...], ...]
     route: Literal["pool", "fallback"]
     migrations: int
     hold: str
@@ -98,6 +100,7 @@ def usage_body(usage: Usage) -> UsageBody:
         cost=usage.cost,
         asset=usage.asset,
         nodes=usage.nodes,
+        segments=usage.segments,
         route=usage.route,
         migrations=usage.migrations,
         hold=usage.hold,

@@ -60,6 +60,8 @@ class Api(Litestar):
     straight: dict[str, Exchange]
     """What answers a POST at these paths. Litestar knows the routes too, for 404, 405 and the
     schema, but its way to a handler costs as much CPU as all that the handler does itself."""
+    of_tiers: dict[str, Exchange]
+    """The same below a tier's name, whichever the tiers are just then; empty: nothing is sold."""
 
     def page_is_at(self, port: int) -> None:
         """The port that the pages got, where the settings left it open."""
@@ -68,7 +70,7 @@ class Api(Litestar):
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One HTTP request, one WebSocket, or the lifespan."""
         if scope["type"] == "http":
-            exchange = self.straight.get(scope["path"]) if scope["method"] == "POST" else None
+            exchange = self._exchange(scope["path"]) if scope["method"] == "POST" else None
             if exchange is None:
                 await self._routed(scope, receive, send)
             else:
@@ -78,6 +80,14 @@ class Api(Litestar):
             await node_socket.refuse(send, missing)
         else:
             await super().__call__(scope, receive, send)
+
+    def _exchange(self, path: str) -> Exchange | None:
+        """What answers a POST at a path, None where Litestar finds it."""
+        found = self.straight.get(path)
+        if found is None and self.of_tiers:
+            cut = path.find("/", 1)
+            found = None if cut < 2 else self.of_tiers.get(path[cut:])
+        return found
 
     async def _routed(self, scope: Any, receive: Any, send: Any) -> None:
         """What is not a prompt: Litestar's routes, and a page for browsers where it has none."""
@@ -91,9 +101,11 @@ class Api(Litestar):
 def build_app(**joined: Any) -> Api:
     """The API over these rooms; the names are the fields of `api.rooms.Rooms`."""
     rooms = Rooms(**joined)
-    exchanges = _exchanges(rooms)
+    exchanges = _exchanges(rooms, of_tier=False)
+    of_tiers = {} if rooms.till is None else _exchanges(rooms, of_tier=True)
     routes: list[Any] = [
         *(_route(path, exchange) for path, exchange in exchanges.items()),
+        *(_route(f"/{{tier:str}}{path}", exchange) for path, exchange in of_tiers.items()),
         *models.handlers(rooms),
         *artefacts.handlers(rooms),
         *credits.handlers(rooms),
@@ -128,7 +140,7 @@ def build_app(**joined: Any) -> Api:
         # Bodies are read and bounded in wire.read_body.
         request_max_body_size=None,
     )
-    app.straight = exchanges
+    app.straight, app.of_tiers = exchanges, of_tiers
     web = rooms.config.web
     app.front = Front(web.host, web.port)
     app.door = Door(
@@ -143,21 +155,22 @@ def build_app(**joined: Any) -> Api:
     return app
 
 
-def _exchanges(rooms: Rooms) -> dict[str, Exchange]:
-    """Every way to an engine, by its path: the dialects, and the same below each tier's name."""
-    tiers = {} if rooms.shop is None else {tier.name: tier for tier in rooms.shop.checkout.tiers}
-    found: dict[str, Exchange] = {}
-    for dialect in (Chat(), Completions(), Inference()):
-        joined = (dialect, rooms.coordinator, rooms.config.api, rooms.clock)
-        named = tiers if dialect.name == "inference" else None
-        found[dialect.path] = Exchange(*joined, tiers=named)
-        for tier in tiers.values():
-            found[f"/{tier.name}{dialect.path}"] = Exchange(*joined, tier=tier)
-    return found
+def _exchanges(rooms: Rooms, *, of_tier: bool) -> dict[str, Exchange]:
+    """Every way to an engine, by the path of its dialect, which may stand below a tier's name."""
+    terms = None if rooms.till is None else rooms.till.terms
+    return {
+        dialect.path: Exchange(
+            *(dialect, rooms.coordinator, rooms.config.api, rooms.clock),
+            terms=terms,
+            of_tier=of_tier,
+        )
+        for dialect in (Chat(), Completions(), Inference())
+    }
 
 
 def _route(path: str, exchange: Exchange) -> HTTPRouteHandler:
-    name = exchange.dialect.name if path == exchange.dialect.path else path.strip("/")
+    name = exchange.dialect.name
+    name = name if path == exchange.dialect.path else f"tier.{name}"
 
     @post(path, name=name, status_code=200)
     async def create() -> ASGIApp:

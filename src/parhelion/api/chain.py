@@ -150,9 +150,18 @@ def _network(payee: Payee, is_here: bool) -> NetworkBody:
         pay_to=payee.pay_to,
         local=network.is_local,
         label="LOCAL" if network.is_local else None,
-        # Another's RPC URL may have its key in it.
-        rpc=payee.rpc_url if is_ours and is_here else None,
+        rpc=_rpc_told(payee, is_ours and is_here),
     )
+
+
+def _rpc_told(payee: Payee, is_own: bool) -> str | None:
+    """The node that a wallet may add the network with.
+
+    Never what is set for a public network: its URL may have the operator's key in it.
+    """
+    if payee.network.is_local:
+        return payee.rpc_url if is_own else None
+    return payee.network.rpc_url
 
 
 async def look_at_chain(network: Network, rpc: RpcCall, id: str) -> Transaction | None:

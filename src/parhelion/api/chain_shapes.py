@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 class NetworkBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A network that is paid on; `rpc` is said of a LOCAL chain, to who asks on its machine."""
+    """A network that is paid on.
+
+    `rpc` is a node of it: the public one of a public network; of a LOCAL chain its own, told to who
+    asks on its machine only.
+    """
 
     network: str
     name: str

@@ -16,7 +16,7 @@ from parhelion.api.parse import invalid
 from parhelion.api.rooms import Rooms, query_of, require_admin
 from parhelion.api.wire import NO_STORE, Reply, Visit, json_reply
 from parhelion.coordinator import STEP_S
-from parhelion.identity import site_of
+from parhelion.identity import Caller
 from parhelion.words import DECIMALS
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
         query_of(scope, ())
         return json_reply(await books.read())
 
-    def follow(visit: Visit) -> ConsoleReader:
-        return console.follow(site_of(visit.address))
+    def follow(_visit: Visit, caller: Caller) -> ConsoleReader:
+        return console.follow(caller)
 
     return [snapshot, stream, history, money]
 

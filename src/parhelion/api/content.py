@@ -19,7 +19,7 @@ from parhelion.api.rooms import Rooms, path_field, query_of
 from parhelion.api.session import answer_cookies
 from parhelion.api.shapes import SessionBody
 from parhelion.api.topup import nothing_is_sold
-from parhelion.api.wire import HEAD, NO_STORE, Header, Reply, json_reply, visit_of
+from parhelion.api.wire import HEAD, NO_STORE, Header, Reply, json_reply, scheme_of, visit_of
 from parhelion.words import Credentials, Problem, ProblemCode, Tier
 
 if TYPE_CHECKING:
@@ -34,11 +34,12 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
         query_of(scope, ())
         if rooms.till is None:
             raise nothing_is_sold()
-        tier = rooms.till.checkout.tier(path_field(scope, "tier"))
         credentials = credentials_of(scope)
         if HEAD in scope:
             # Who asks for the headers alone would pay for a token that it never sees.
             credentials = msgspec.structs.replace(credentials, payment=None)
+        # What was bought is shown as it was sold, also where the tier is sold no more.
+        tier = await rooms.till.terms(path_field(scope, "tier"), credentials)
         token = None if credentials.payment is not None else credentials.session
         # Who is signed in has bought nothing by that, and sees the offers.
         if token is not None and await rooms.till.has_answer(token, tier):
@@ -66,7 +67,7 @@ async def _sell(
             kept = [*refusal.headers, *HEADERS]
             return Reply(refusal.status, told, kept, CONTENT_TYPE)
         return refusal
-    cookies = answer_cookies(opened.token, scope["scheme"], opened.ttl_s, tier.name)
+    cookies = answer_cookies(opened.token, scheme_of(scope), opened.ttl_s, tier.name)
     headers = (response(opened.bought), *cookies)
     if _wants_page(scope):
         return _page(pages.asking(tier), headers)

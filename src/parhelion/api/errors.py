@@ -11,7 +11,7 @@ from litestar.types import Scope
 
 from parhelion.api.paying import response
 from parhelion.api.session import without_cookie
-from parhelion.api.wire import NO_STORE, Header, Reply, visit_of
+from parhelion.api.wire import NO_STORE, Header, Reply, scheme_of, visit_of
 from parhelion.payments import Undelivered
 from parhelion.words import Problem, ProblemCode
 
@@ -207,7 +207,7 @@ def refusal(problem: Problem, scope: Scope) -> Reply:
     if problem.code is ProblemCode.INVALID_SESSION:
         visit = visit_of(scope)
         # By the door's own headers: the framework's answers have no place for two of one name.
-        visit.headers += without_cookie(visit.fields, scope["scheme"], scope["path"])
+        visit.headers += without_cookie(visit.fields, scheme_of(scope), scope["path"])
     return reply(problem)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -25,6 +25,7 @@ from parhelion.api.wire import (
     Reply,
     Visit,
     read_body,
+    scheme_of,
     url_of,
     visit_of,
 )
@@ -59,6 +60,10 @@ REPLAYED: Header = (b"idempotent-replayed", b"true")
 """The name that Stripe gave it, and that clients of idempotent APIs know."""
 
 
+Terms = Callable[[str, Credentials], Awaitable[Tier]]
+"""What a request for an answer of the tier of this name is about; Problem where none is sold."""
+
+
 class Answer(Protocol):
     """What the coordinator hands back: chunks to send, and a way to say that the client left."""
 
@@ -80,7 +85,11 @@ class Answer(Protocol):
 
 
 class Exchange:
-    """An ASGI app for one dialect; the answer is streamed or whole as the body asked."""
+    """An ASGI app for one dialect; the answer is streamed or whole as the body asked.
+
+    `terms` is None where nothing is sold at a fixed price. `of_tier`: a path's first part names the
+    tier, whichever are sold when it is asked for.
+    """
 
     def __init__(
         self,
@@ -89,23 +98,25 @@ class Exchange:
         config: ApiConfig,
         clock: Clock,
         *,
-        tiers: Mapping[str, Tier] | None = None,
-        tier: Tier | None = None,
+        terms: Terms | None = None,
+        of_tier: bool = False,
     ) -> None:
         self.dialect = dialect
         self._coordinator = coordinator
         self._config = config
         self._clock = clock
-        self._tiers = tiers
-        self._tier = tier
+        self._terms = terms
+        self._of_tier = of_tier
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer this request, unless the client leaves first."""
         visit = visit_of(scope)
         try:
             credentials = credentials_of(scope)
+            # Once: whatever the pool's owner changes meanwhile, this request is about these terms.
+            tier = await self._tier_of(scope, credentials)
             body = await read_body(scope, receive, self._config.max_body_bytes)
-            asked = self._read(body, visit, self._tier_of(scope), credentials)
+            asked = self._read(body, visit, tier, credentials)
             if asked.stream:
                 await self._stream(asked, credentials, visit, receive)
             else:
@@ -121,21 +132,24 @@ class Exchange:
             # By the door's own `send`, which knows what to do about a body still on its way.
             await refusal.write(send, ())
 
-    def _tier_of(self, scope: Scope) -> Tier | None:
+    async def _tier_of(self, scope: Scope, credentials: Credentials) -> Tier | None:
         """The tier whose route this is, or that the query names where a route takes one."""
-        if self._tier is not None or self._tiers is None or not scope["query_string"]:
-            return self._tier
-        name = query_of(scope, ("tier",)).get("tier")
-        if name is not None and name not in self._tiers:
+        if self._of_tier:
+            name = scope["path"].lstrip("/").partition("/")[0]
+        elif self.dialect.name == "inference" and scope["query_string"]:
+            name = query_of(scope, ("tier",)).get("tier")
+        else:
+            return None
+        if name is None:
+            return None
+        if self._terms is None:
             raise Problem(
                 ProblemCode.NOT_FOUND,
                 f"no tier {name[:32]!r}",
-                hint=f"the tiers are {', '.join(self._tiers)}"
-                if self._tiers
-                else "this pool sells none: leave it out",
+                hint="this pool sells none: leave it out",
                 param="tier",
             )
-        return None if name is None else self._tiers[name]
+        return await self._terms(name, credentials)
 
     def _read(
         self, body: bytes, visit: Visit, tier: Tier | None, credentials: Credentials
@@ -225,7 +239,7 @@ def credentials_of(scope: Scope) -> Credentials:
         bearer=visit.bearer,
         address=visit.known_address,
         payment=payment,
-        session=session_token(fields, visit.bearer, scope["path"]),
+        session=session_token(fields, visit.bearer, scheme_of(scope), scope["path"]),
         sign_in=fields.get(SIGN_IN),
         url=url_of(scope),
     )

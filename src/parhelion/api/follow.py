@@ -8,10 +8,12 @@ from typing import Generic, Protocol, TypeVar
 from litestar.types import Receive, Scope, Send
 
 from parhelion.api import errors
+from parhelion.api.payer import caller_of
 from parhelion.api.rooms import Rooms
 from parhelion.api.stream import EventStream
 from parhelion.api.watch import Watch
 from parhelion.api.wire import HEAD, ClientLeft, Visit, visit_of
+from parhelion.identity import Caller
 from parhelion.words import Problem
 
 E = TypeVar("E")
@@ -40,9 +42,10 @@ class Followed(Generic[E]):
     def __init__(
         self,
         rooms: Rooms,
-        follow: Callable[[Visit], Reading[E]],
+        follow: Callable[[Visit, Caller], Reading[E]],
         framed: Callable[[E], Iterable[bytes]],
     ) -> None:
+        self._rooms = rooms
         self._config = rooms.config.api
         self._clock = rooms.clock
         self._follow = follow
@@ -56,7 +59,8 @@ class Followed(Generic[E]):
             await stream.write(b"", more=False)
             return
         try:
-            with self._follow(visit) as reader:
+            caller = await caller_of(scope, self._rooms)
+            with self._follow(visit, caller) as reader:
                 async with Watch(receive, stream.tick_s, stream.tick) as watch:
                     await stream.write(OPENING)
                     async for event in reader:

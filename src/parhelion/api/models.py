@@ -21,11 +21,11 @@ from parhelion.words import (
     Problem,
     ProblemCode,
     Rate,
-    Tier,
 )
 
 if TYPE_CHECKING:
     from parhelion.coordinator import Coordinator
+    from parhelion.payments.till import Till
 
 RATES = "/rates"
 """What ends the path of a model's rates; ids hold slashes, so Litestar cannot tell it apart."""
@@ -57,19 +57,16 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
             raise
         return json_reply(model_body(found.card, rooms.catalogue, Served(rooms.coordinator)))
 
-    return [models, model, *_of_tiers(rooms)]
+    return [models, model] if rooms.till is None else [models, model, _of_tiers(rooms, rooms.till)]
 
 
-def _of_tiers(rooms: Rooms) -> list[HTTPRouteHandler]:
+def _of_tiers(rooms: Rooms, till: Till) -> HTTPRouteHandler:
     """What an SDK lists below a tier's base URL: the one model that is sold there."""
-    tiers = () if rooms.shop is None else rooms.shop.checkout.tiers
-    return [_of_tier(rooms, tier) for tier in tiers]
 
-
-def _of_tier(rooms: Rooms, tier: Tier) -> HTTPRouteHandler:
-    @get(f"/{tier.name}/v1/models", name=f"{tier.name}.models")
+    @get("/{tier:str}/v1/models", name="tier.models")
     async def sold(scope: Scope) -> ASGIApp:
         query_of(scope, ())
+        tier = till.checkout.tier(path_field(scope, "tier"))
         found = rooms.catalogue.resolve(tier.model or None)
         body = model_body(found.card, rooms.catalogue, Served(rooms.coordinator))
         # Tokens have no price here: an answer has, and GET /.well-known/x402 tells it.

@@ -14,7 +14,7 @@ from parhelion.api.follow import Followed
 from parhelion.api.rooms import Rooms, query_of
 from parhelion.api.shapes import NodeList
 from parhelion.api.wire import Reply, Visit, json_reply
-from parhelion.identity import site_of
+from parhelion.identity import Caller
 from parhelion.words import Clock
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
         query_of(scope, ())
         return Followed(rooms, follow, framed)
 
-    def follow(visit: Visit) -> Reader:
+    def follow(visit: Visit, caller: Caller) -> Reader:
         last_id = visit.fields.get(LAST_EVENT_ID, b"").decode("latin-1")
-        return rooms.coordinator.feed.follow(last_id or None, site_of(visit.address))
+        return rooms.coordinator.feed.follow(last_id or None, caller)
 
     @get("/v1/plan", name="plan")
     async def plan(scope: Scope) -> ASGIApp:

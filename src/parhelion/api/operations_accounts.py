@@ -108,17 +108,28 @@ _ACCOUNT = (
         "post",
         "/v1/account/recovery",
         "account.recovery",
-        "A new recovery code for the account of the session; the old one is void, and every other "
-        "sign-in ends.",
+        "A new recovery code for the account of the session, good beside the old one until it is "
+        "confirmed.",
         accounts.RecoveryCodeBody,
         Nothing,
         security="key",
     ),
     Operation(
+        "put",
+        "/v1/account/recovery",
+        "account.recovery.confirm",
+        "Say that the new recovery code is kept: the old one is void, and every other sign-in "
+        "ends.",
+        account_ways.EndedBody,
+        accounts.RecoveryCode,
+        security="key",
+        errors=(409,),
+    ),
+    Operation(
         "post",
         "/v1/wallets/link",
         "wallets.link",
-        "Let one more wallet spend from the account of the key or session.",
+        "Let one more wallet spend from the account of the session.",
         sign_in.WalletsBody,
         sign_in.SignedMessage,
         security="key",

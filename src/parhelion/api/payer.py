@@ -6,8 +6,9 @@ from litestar.types import Scope
 
 from parhelion.api.exchange import credentials_of
 from parhelion.api.rooms import Rooms
-from parhelion.api.wire import visit_of
-from parhelion.identity import Session
+from parhelion.api.session import session_token
+from parhelion.api.wire import scheme_of, visit_of
+from parhelion.identity import Caller, Session, site_of
 from parhelion.payments.proving import Prover
 from parhelion.payments.rules import Payer
 from parhelion.words import Problem, ProblemCode
@@ -28,8 +29,8 @@ async def payer_of(scope: Scope, rooms: Rooms) -> Payer:
 async def whole_of(scope: Scope, rooms: Rooms) -> Payer:
     """Who asks, by a credential that may spend all of its account; Problem FORBIDDEN otherwise.
 
-    For what reads of the other credentials, or lets a wallet in: a key with a limit or an end is
-    not good for more than it is.
+    For what reads of the other credentials: a key with a limit or an end is not good for more than
+    it is.
     """
     payer = await payer_of(scope, rooms)
     whole = True
@@ -48,8 +49,8 @@ async def whole_of(scope: Scope, rooms: Rooms) -> Payer:
 async def owner_of(scope: Scope, rooms: Rooms) -> Session:
     """The session of an account's owner; Problem FORBIDDEN for any other credential.
 
-    For what outlasts a key, further keys too: whoever found one must not be able to lock its owner
-    out, nor to stay when it is revoked.
+    For what outlasts a key, wallets and further keys too: whoever found one must not be able to
+    lock its owner out, nor to stay when it is revoked.
     """
     payer = await payer_of(scope, rooms)
     if payer.session is None:
@@ -59,6 +60,36 @@ async def owner_of(scope: Scope, rooms: Rooms) -> Session:
             hint="sign in with a wallet, a passkey or a recovery code, and send no key",
         )
     return payer.session
+
+
+async def caller_of(scope: Scope, rooms: Rooms) -> Caller:
+    """Who asks for what anybody may have a share of; never a Problem of credentials.
+
+    A bad credential is as good as none: it is not what is asked by, only what tells people apart
+    whom a proxy hides. A signature is not looked at, because that would use it up.
+    """
+    visit = visit_of(scope)
+    try:
+        account = await _account_of(scope, rooms)
+    except Problem as problem:
+        if problem.code not in _BAD:
+            raise
+        account = ""
+    return Caller(site_of(visit.known_address), account)
+
+
+_BAD = {ProblemCode.INVALID_REQUEST, ProblemCode.INVALID_SESSION, ProblemCode.INVALID_API_KEY}
+"""Two different sessions, one that has ended, a key that is none."""
+
+
+async def _account_of(scope: Scope, rooms: Rooms) -> str:
+    visit = visit_of(scope)
+    token = session_token(visit.fields, visit.bearer, scheme_of(scope))
+    if token is not None:
+        session = await rooms.sessions.find(token)
+        # Who brought a payment for an answer need not be its wallet's owner.
+        return session.account if session.tier is None else ""
+    return "" if visit.bearer is None else rooms.keys.authenticate(visit.bearer).account
 
 
 def only_an_answer(session: Session) -> Problem:

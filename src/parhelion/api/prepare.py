@@ -19,6 +19,7 @@ from parhelion.api.bodies import Closed
 from parhelion.api.models import Served
 from parhelion.api.node_socket import whence
 from parhelion.api.parse import decode, invalid
+from parhelion.api.payer import caller_of
 from parhelion.api.rooms import Rooms, query_of
 from parhelion.api.shapes import Amount, Out
 from parhelion.api.sign_in import Address, Chain
@@ -80,7 +81,10 @@ class RequestBody(Out, frozen=True, kw_only=True):
 
 
 class PreparedBody(Out, frozen=True, kw_only=True):
-    """What a wallet signs, in words too, and what is sent with its signature until it expires."""
+    """What a wallet signs, in words too, and what is sent with its signature until it expires.
+
+    `account` gets the credits: whose key or session came; null where none did, or for a tier.
+    """
 
     x402_version: int
     accepted: dict[str, Any]
@@ -89,6 +93,7 @@ class PreparedBody(Out, frozen=True, kw_only=True):
     words: tuple[str, ...]
     expires_at_ms: int
     request: RequestBody
+    account: str | None
 
 
 class FaucetAsk(Closed, frozen=True, kw_only=True):
@@ -114,14 +119,17 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
         shop, asked = _shop(rooms), await _body(request, PrepareAsk)
         price, then = _bought(asked.buys, shop, rooms)
         scope = request.scope
+        caller = await caller_of(scope, rooms)
         found = await shop.preparing.prepare(
             asked.network,
             asked.address,
             price,
             f"{here(scope)}{then.path}",
-            address=visit_of(scope).known_address,
+            caller=caller,
         )
-        return json_reply(_shown(found, then))
+        # Whoever planted a session here would be paid: so the page says who is credited.
+        account = None if asked.buys.topup_usd is UNSET else caller.account or None
+        return json_reply(_shown(found, then, account))
 
     @post(FAUCET, name="local.faucet", status_code=200)
     async def faucet(request: Request[Any, Any, Any]) -> ASGIApp:
@@ -160,7 +168,7 @@ def _shop(rooms: Rooms) -> Shop:
 
 def _bought(buys: Buys, shop: Shop, rooms: Rooms) -> tuple[Price, RequestBody]:
     """The price of what is bought, and the request that buys it; Problem where it cannot be."""
-    from parhelion.payments.x402.prices import tier_price, topup_price
+    from parhelion.payments.x402.prices import as_sold, tier_price, topup_price
 
     if (buys.topup_usd is UNSET) == (buys.tier is UNSET):
         raise invalid("buys", "expected one of topup_usd and tier.")
@@ -174,10 +182,11 @@ def _bought(buys: Buys, shop: Shop, rooms: Rooms) -> tuple[Price, RequestBody]:
     model = rooms.catalogue.resolve(tier.model or None).card.id
     if not Served(rooms.coordinator).available(model):
         raise Problem(ProblemCode.NO_NODE, f"no node serves {model} now")
-    return tier_price(tier, 0), RequestBody(method="GET", path=f"/content/{tier.name}")
+    price = tier_price(as_sold(tier, model), 0)
+    return price, RequestBody(method="GET", path=f"/content/{tier.name}")
 
 
-def _shown(found: Prepared, then: RequestBody) -> PreparedBody:
+def _shown(found: Prepared, then: RequestBody, account: str | None) -> PreparedBody:
     from parhelion.payments.x402.prepared import TypedData
 
     sign: SignTypedData | SignTransaction
@@ -194,6 +203,7 @@ def _shown(found: Prepared, then: RequestBody) -> PreparedBody:
         words=found.words,
         expires_at_ms=found.expires_at_ms,
         request=then,
+        account=account,
     )
 
 

@@ -21,7 +21,7 @@ from parhelion.api.payer import only_an_answer, proven_of
 from parhelion.api.rooms import Rooms, path_field, query_of
 from parhelion.api.session import HEADER, bought_token
 from parhelion.api.shapes import Explanation, Opened
-from parhelion.api.wire import NO_STORE, Reply, json_reply, visit_of
+from parhelion.api.wire import NO_STORE, Reply, json_reply, scheme_of, visit_of
 from parhelion.identity import is_ours, is_session
 from parhelion.ledger import GUEST
 from parhelion.payments.rules import Payer
@@ -128,7 +128,7 @@ async def _bought(scope: Scope, id: str, rooms: Rooms) -> Payer | Problem | None
     bearer, fields = visit.bearer, visit.fields
     is_key = bearer is not None and (is_ours(bearer) or is_session(bearer))
     is_told = is_key or fields.get(HEADER, b"").strip() or SIGN_IN in fields
-    token = None if is_told else bought_token(fields)
+    token = None if is_told else bought_token(fields, scheme_of(scope))
     if token is None:
         return None
     try:

@@ -1,8 +1,13 @@
 """Where a request carries a session's token: a header, a cookie, or in place of a key; pure.
 
-A browser has two cookies: of who is signed in, for every path, and of an answer that was bought,
-for the tier's own paths and for receipts. At the tier's paths the answer's counts, because it was
-paid for this; at a receipt it opens that of its own answer, and is none for any other.
+A browser has a cookie of who is signed in, and others of answers that were bought: one a tier, and
+one for receipts, of the answer that was bought last. At a tier's paths its answer's counts, because
+it was paid for this; at a receipt it opens that of its own answer, and is none for any other.
+
+Whoever can set a cookie here can sign a browser in as somebody else, who then reads its prompts. So
+over https all have the prefix `__Host-`, by which a browser takes them from this very host alone,
+over https; those without it count for nothing there. Cookies know no ports: over plain http another
+server on the same host can set and read them, and nothing helps but to show who is signed in.
 """
 
 from __future__ import annotations
@@ -15,8 +20,12 @@ from parhelion.identity import is_session
 from parhelion.words import Problem, ProblemCode
 
 COOKIE = b"parhelion_session"
-ANSWER_COOKIE = b"parhelion_answer"
-"""Of a session with an answer of a tier; only sent to the tier's own paths and to receipts."""
+RECEIPT_COOKIE = b"parhelion_receipt"
+ANSWER_COOKIE = b"parhelion_answer_"
+"""And the tier; a cookie with the prefix is sent to every path, and counts at the tier's alone."""
+
+HOST_ONLY = b"__Host-"
+"""A browser takes such a name over https only, Secure, without Domain and for Path=/."""
 
 RECEIPTS = "/v1/receipts"
 
@@ -26,49 +35,49 @@ _OF_TIER = re.compile(r"/(?:content/)?([A-Za-z0-9_.-]+)(?:/|$)")
 HEADER = b"x-parhelion-session"
 
 
-def session_token(fields: Mapping[bytes, bytes], bearer: str | None, path: str = "/") -> str | None:
-    """The one token of a request at this path, None without any; Problem where two differ."""
-    told = {_text(fields.get(HEADER)), *_sent(fields.get(b"cookie"), path)[1]}
+def session_token(
+    fields: Mapping[bytes, bytes], bearer: str | None, scheme: str, path: str = "/"
+) -> str | None:
+    """The one token of a request at this path, None without any; Problem where two differ.
+
+    `scheme` is how the browser reached us (`wire.scheme_of`).
+    """
+    told = {_text(fields.get(HEADER)), *_sent(fields.get(b"cookie"), scheme, path)[1]}
     if bearer is not None and is_session(bearer):
         told.add(bearer)
     return _one(told)
 
 
-def bought_token(fields: Mapping[bytes, bytes]) -> str | None:
-    """The token of the answer that was bought, by its cookie; Problem where two differ."""
-    return _one(set(_cookies(fields.get(b"cookie"), ANSWER_COOKIE)))
+def bought_token(fields: Mapping[bytes, bytes], scheme: str) -> str | None:
+    """The token of the answer that was bought last, by its cookie; Problem where two differ."""
+    return _one(set(_cookies(fields.get(b"cookie"), _named(RECEIPT_COOKIE, scheme))))
 
 
 def answer_cookies(token: str, scheme: str, ttl_s: int, tier: str) -> tuple[Header, ...]:
     """The headers that give a browser an answer of a tier: to ask for it, and for its receipt."""
-    paths = (*_tier_paths(tier), RECEIPTS)
-    return tuple(cookie_of(token, scheme, ttl_s, ANSWER_COOKIE, path) for path in paths)
+    names = (ANSWER_COOKIE + tier.encode(), RECEIPT_COOKIE)
+    return tuple(cookie_of(token, scheme, ttl_s, name) for name in names)
 
 
 def without_cookie(fields: Mapping[bytes, bytes], scheme: str, path: str) -> tuple[Header, ...]:
-    """The headers that take away the cookie whose session was refused at this path, if one came.
+    """The header that takes away the cookie whose session was refused at this path, if one came.
 
-    Else the browser would bring it for ever, and whatever it asks for would be refused.
+    Else the browser would bring it for ever, and whatever it asks for would be refused. The one for
+    receipts stays: an answer that was given is asked for no more, and has its receipt.
     """
-    name, tokens = _sent(fields.get(b"cookie"), path)
-    if not tokens:
-        return ()
-    paths: tuple[str, ...] = ("/",)
-    if name == ANSWER_COOKIE:
-        found = _OF_TIER.match(path)
-        # Not from receipts: an answer that was given is asked for no more, and has its receipt.
-        paths = () if found is None else _tier_paths(found[1])
-    return tuple(cookie_of("", scheme, 0, name, each) for each in paths)
+    name, tokens = _sent(fields.get(b"cookie"), scheme, path)
+    return (cookie_of("", scheme, 0, name),) if tokens else ()
 
 
-def _tier_paths(tier: str) -> tuple[str, ...]:
-    return f"/content/{tier}", f"/{tier}/"
-
-
-def _sent(cookie: bytes | None, path: str) -> tuple[bytes, list[str]]:
+def _sent(cookie: bytes | None, scheme: str, path: str) -> tuple[bytes, list[str]]:
     """The cookie that counts at a path, and what it says."""
-    bought = [] if path.startswith(RECEIPTS) else _cookies(cookie, ANSWER_COOKIE)
-    return (ANSWER_COOKIE, bought) if bought else (COOKIE, _cookies(cookie))
+    found = None if path.startswith(RECEIPTS) else _OF_TIER.match(path)
+    if found is not None:
+        name = ANSWER_COOKIE + found[1].encode()
+        bought = _cookies(cookie, _named(name, scheme))
+        if bought:
+            return name, bought
+    return COOKIE, _cookies(cookie, _named(COOKIE, scheme))
 
 
 def _one(told: set[str]) -> str | None:
@@ -83,18 +92,23 @@ def _one(told: set[str]) -> str | None:
     return told.pop() if told else None
 
 
-def cookie_of(token: str, scheme: str, ttl_s: int, name: bytes = COOKIE, path: str = "/") -> Header:
+def cookie_of(token: str, scheme: str, ttl_s: int, name: bytes = COOKIE) -> Header:
     """The header that gives a browser a session; `ttl_s` 0 takes it away."""
     secure = "; Secure" if scheme == "https" else ""
-    value = f"{name.decode()}={token}; Path={path}; Max-Age={ttl_s}; HttpOnly; SameSite=Strict"
+    named = _named(name, scheme).decode()
+    value = f"{named}={token}; Path=/; Max-Age={ttl_s}; HttpOnly; SameSite=Strict"
     return b"set-cookie", f"{value}{secure}".encode()
+
+
+def _named(name: bytes, scheme: str) -> bytes:
+    return HOST_ONLY + name if scheme == "https" else name
 
 
 def _text(field: bytes | None) -> str:
     return "" if field is None else field.strip().decode("latin-1")
 
 
-def _cookies(field: bytes | None, ours: bytes = COOKIE) -> list[str]:
+def _cookies(field: bytes | None, ours: bytes) -> list[str]:
     """All of one name: a page of a neighbouring host can put a second one beside ours."""
     if field is None or ours not in field:
         return []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 from litestar import Request, get, put
@@ -19,6 +21,8 @@ from parhelion.config import pool_asset
 from parhelion.setup import Choice, join_command
 from parhelion.words import Problem, ProblemCode, Tier
 
+log = logging.getLogger(__name__)
+
 
 def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
     """The routes of the set-up; to change it needs the admin key."""
@@ -32,11 +36,15 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
     @put("/v1/setup", name="setup.change", status_code=200)
     async def change(request: Request[Any, Any, Any]) -> ASGIApp:
         body = await admin_body(request, rooms, NewSetup)
-        with changing:
-            await _apply(decide(body, _standing(rooms)), rooms)
+        await changing.whole(_changed(body, rooms, changing))
         return json_reply(await _shown(rooms, told_all=True))
 
     return [read, change]
+
+
+async def _changed(body: NewSetup, rooms: Rooms, changing: Turn) -> None:
+    with changing:
+        await _apply(decide(body, _standing(rooms)), rooms)
 
 
 class Turn:
@@ -44,6 +52,23 @@ class Turn:
 
     def __init__(self) -> None:
         self._taken = False
+        # At most one that changes, and those that are refused in their first step.
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def whole(self, change: Coroutine[Any, Any, None]) -> None:
+        """Wait for a change that goes on to its end whether or not its sender stays.
+
+        Else whoever leaves between the file and the prices would leave the one without the other.
+        """
+        task = asyncio.create_task(change)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError:
+            # Nobody hears any more how it ends.
+            task.add_done_callback(_tell)
+            raise
 
     def __enter__(self) -> None:
         if self._taken:
@@ -56,6 +81,12 @@ class Turn:
 
     def __exit__(self, *_: object) -> None:
         self._taken = False
+
+
+def _tell(task: asyncio.Task[None]) -> None:
+    if task.cancelled() or (error := task.exception()) is None:
+        return
+    log.error("a set-up whose sender had left was not taken", extra={"cause": str(error)})
 
 
 def _standing(rooms: Rooms) -> Standing:
@@ -72,8 +103,8 @@ def _standing(rooms: Rooms) -> Standing:
 async def _apply(change: Change, rooms: Rooms) -> None:
     """The file first, for a start goes by it; then all prices in one unit; then what cannot fail.
 
-    Cut between the first two, the next start does what the file says, and the same words sent
-    again set the rates. A price that the store refuses leaves all as it was.
+    A process killed between the first two does at its next start what the file says, and the same
+    words sent again set the rates. A price that the store refuses leaves all as it was.
     """
     before = rooms.setup.choice
     await rooms.setup.keep(change.choice)
@@ -95,6 +126,22 @@ async def _apply(change: Change, rooms: Rooms) -> None:
         rooms.coordinator.catalogue_changed()
     if change.nodes is not None:
         rooms.coordinator.want(change.nodes)
+    _sell(rooms)
+
+
+def _sell(rooms: Rooms) -> None:
+    """What the set-up now says is sold at a fixed price, where payments on networks are taken."""
+    if rooms.shop is None:
+        return
+    start = rooms.setup.start
+    rooms.shop.checkout.sell(_shelf(start.tiers, private=rooms.catalogue.pricing == "free"))
+
+
+def _shelf(named: Sequence[Tier], *, private: bool) -> tuple[Tier, ...]:
+    # Loaded here: a coordinator that is paid on no network never comes this way.
+    from parhelion.payments.x402.prices import shelf
+
+    return shelf(named, private=private)
 
 
 async def _price(change: Change, rooms: Rooms) -> None:
@@ -140,6 +187,9 @@ async def _shown(rooms: Rooms, *, told_all: bool) -> SetupBody:
     if told_all and rooms.setup.join is not None:
         join = join_command(await rooms.setup.join(), rooms.setup.told.models)
     waiting = next_tiers(rooms.setup, tiers) if told_all else None
+    if told_all and shop is not None and catalogue.pricing == "free":
+        # They are sold as soon as it is paid again: shown, so that they can be changed with that.
+        waiting = _shelf(rooms.setup.start.tiers, private=False)
     return SetupBody(
         model=model,
         models=tuple(one.card.id for one in catalogue.models()),

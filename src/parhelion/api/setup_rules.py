@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from parhelion.api.admin import NewRate
 from parhelion.api.setup_shapes import NewSetup, NewTier
+from parhelion.config import tier_fault
 from parhelion.coordinator import NodeView
 from parhelion.models import Pricing
-from parhelion.setup import Choice, SetupBook, tier_fault
+from parhelion.setup import Choice, SetupBook
 from parhelion.words import Problem, ProblemCode, Tier
 
 UNREADY_SHOWN = 8
@@ -98,7 +99,10 @@ def missing(
 
 
 def next_start(book: SetupBook, *, sells: bool, tiers: Sequence[Tier]) -> tuple[str, ...]:
-    """What was chosen and holds from the next start on; `tiers` are those that are sold now."""
+    """What was chosen and holds from the next start on; `tiers` are those that are sold now.
+
+    Where payments are taken (`sells`) that is nothing: tiers change with the set-up.
+    """
     start, told = book.start, book.told
     lines: list[str] = []
     waiting = next_tiers(book, tiers)
@@ -110,7 +114,10 @@ def next_start(book: SetupBook, *, sells: bool, tiers: Sequence[Tier]) -> tuple[
 
 
 def next_tiers(book: SetupBook, tiers: Sequence[Tier]) -> tuple[Tier, ...] | None:
-    """The tiers from the next start on; None where `tiers`, which are sold now, stay."""
+    """The tiers of a pool that takes no payments before its next start; None where all is sold.
+
+    `tiers` are those that are sold now.
+    """
     start = book.start
     is_other = start.tiers and start.tiers != tuple(tiers) and not start.private
     return start.tiers if is_other else None

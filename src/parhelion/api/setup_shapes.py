@@ -9,13 +9,8 @@ from msgspec import Meta
 from parhelion.api.admin import Micro, ModelId, NewRate
 from parhelion.api.bodies import Closed, form
 from parhelion.api.shapes import Amount, Out, RateBody
-from parhelion.setup import (
-    NODES_LIMIT,
-    TEMPERATURE_LIMIT,
-    TIER_NAME,
-    TIER_TOKENS_LIMIT,
-    TIERS_LIMIT,
-)
+from parhelion.config import TEMPERATURE_LIMIT, TIER_NAME, TIER_TOKENS_LIMIT, TIERS_LIMIT
+from parhelion.setup import NODES_LIMIT
 
 Tokens = Annotated[int, Meta(ge=1, le=TIER_TOKENS_LIMIT)]
 
@@ -37,9 +32,10 @@ class SetupBody(Out, frozen=True, kw_only=True):
 
     `private`: it costs nothing and needs no key. `paid`: payments on networks are taken. `rates`
     are the default model's, `tiers` what is sold now. `nodes_joined` are ready ones.
-    `next_start` says what was chosen and holds from the next start on; `next_tiers` are the tiers
-    of that in full, null where those that are sold now stay. It and `join`, the command for another
-    machine, are for the admin key alone.
+    `next_start` says what was chosen and holds from the next start on. `next_tiers` are the tiers
+    that are not sold now and will be: from the next start on, or of a private pool that is paid on
+    networks as soon as it is made paid; null where there are none. It and `join`, the command for
+    another machine, are for the admin key alone.
     """
 
     model: str | None
@@ -71,8 +67,8 @@ class NewTier(Closed, frozen=True, kw_only=True):
 class NewSetup(Closed, frozen=True, kw_only=True):
     """What the pool is to be: its default model, how many nodes it waits for, whether it is free.
 
-    `rates` are the model's, in the assets that are named. `tiers` are all that is to be sold,
-    from the next start on; without it they stay.
+    `rates` are the model's, in the assets that are named. `tiers` are all that is to be sold at a
+    fixed price, at once where payments on networks are taken; without it they stay.
     """
 
     model: ModelId

@@ -12,11 +12,11 @@ from msgspec import Meta
 
 from parhelion.api.bodies import Closed
 from parhelion.api.parse import decode
-from parhelion.api.payer import whole_of
+from parhelion.api.payer import owner_of
 from parhelion.api.rooms import Rooms, query_of
 from parhelion.api.session import cookie_of, session_token
 from parhelion.api.shapes import Amount, Out
-from parhelion.api.wire import Reply, json_reply, read_body, url_of, visit_of
+from parhelion.api.wire import Reply, json_reply, read_body, scheme_of, url_of, visit_of
 from parhelion.identity import (
     SESSION_TTL_S,
     SIGNATURE_LIMIT_CHARS,
@@ -171,7 +171,7 @@ def _session_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
         query_of(scope, ())
         await rooms.sessions.end(_token(scope))
         reply = json_reply(SignedOutBody(signed_out=True))
-        reply.headers.append(cookie_of("", scope["scheme"], 0))
+        reply.headers.append(cookie_of("", scheme_of(scope), 0))
         return reply
 
     return [who, end]
@@ -180,9 +180,9 @@ def _session_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
 def _link(rooms: Rooms) -> HTTPRouteHandler:
     @post("/v1/wallets/link", name="wallets.link", status_code=200)
     async def link(request: Request[Any, Any, Any]) -> ASGIApp:
-        # A wallet spends the whole balance, for good: what spends a part must not let one in.
-        account = (await whole_of(request.scope, rooms)).account
         desk = _desk(rooms)
+        # A wallet is a way in, for good: it would outlast any key that let it in.
+        account = (await owner_of(request.scope, rooms)).account
         signed = await body_of(request, SignedMessage)
         place = place_of(url_of(request.scope))
         wallet = await desk.sign_ins.verify_text(signed.message, signed.signature, place)
@@ -213,7 +213,7 @@ async def body_of(request: Request[Any, Any, Any], shape: type[T]) -> T:
 
 def _token(scope: Scope) -> str:
     visit = visit_of(scope)
-    token = session_token(visit.fields, visit.bearer)
+    token = session_token(visit.fields, visit.bearer, scheme_of(scope))
     if token is None:
         raise Problem(
             ProblemCode.MISSING_CREDENTIALS,
@@ -255,5 +255,5 @@ async def signed_in(token: str, session: Session, rooms: Rooms, scope: Scope) ->
             balance=str(found.available_micro),
         )
     )
-    reply.headers.append(cookie_of(token, scope["scheme"], SESSION_TTL_S))
+    reply.headers.append(cookie_of(token, scheme_of(scope), SESSION_TTL_S))
     return reply

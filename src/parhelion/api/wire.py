@@ -155,6 +155,20 @@ def here(scope: Scope) -> str:
     return f"{scope['scheme']}://{host}"
 
 
+def scheme_of(scope: Scope) -> str:
+    """How a browser reached us: https also where a proxy of ours is the one that speaks it.
+
+    By the name that was asked for, or by a proxy that says it speaks for somebody: where the pool
+    has a public https address it is still asked in plain http on its own machine.
+    """
+    visit = visit_of(scope)
+    public, mark, name = visit.public_url.lower().partition("://")
+    if not mark or public != "https":
+        return str(scope["scheme"])
+    is_named = visit.fields.get(b"host", b"").decode("latin-1").lower() == name.partition("/")[0]
+    return public if is_named or not visit.known_address else str(scope["scheme"])
+
+
 def without_body(send: Send) -> Send:
     """The same answer, its length said, its bytes left out: what HEAD asks for."""
 

@@ -174,7 +174,7 @@ async def open_rooms(
     books, clock, entropy = ground.books, ground.clock, ground.entropy
     invites, access = await _admitted(ground)
     # Beside the models: it waits for chains that are starting.
-    opening = asyncio.create_task(open_selling(stack, ground, chains))
+    opening = asyncio.create_task(open_selling(stack, ground, chains, chosen.start))
     stack.push_async_callback(_given_up, opening)
     catalogue = await _stocked(ground, files, chains, chosen.start)
     tokeniser, slices = await _served(stack, catalogue, data)

@@ -16,6 +16,7 @@ from msgspec import structs
 
 from parhelion import __version__, identity
 from parhelion.bootstrap.node_engines import check_parts, files_of, serves_whole, start_engines
+from parhelion.bootstrap.node_herald import Heralding
 from parhelion.bootstrap.node_stages import open_stages
 from parhelion.bootstrap.ready import DRAIN_DEADLINE_S, Ready, SystemClock, folder
 from parhelion.config import Config
@@ -58,7 +59,10 @@ async def run_node(
         stack.callback(identity.lock_node(data).release)
         key = identity.NodeKey.load_or_create(data / "node.key")
         note = _Note(data, key.peer, name or identity.node_name(key.peer))
-        begun = await _unless(stop, _begin(stack, config, models, listeners, note, may_be_member))
+        heralding = Heralding(key, note.name, where, dial)
+        stack.push_async_callback(heralding.end)
+        begin = _begin(stack, config, models, listeners, note, heralding, may_be_member)
+        begun = await _unless(stop, begin)
         told = await _unless(stop, where) if isinstance(where, asyncio.Future) else where
         if begun is None or told is None:
             return
@@ -73,7 +77,7 @@ async def run_node(
             engines=begun.engines,
             name=note.name,
             clock=SystemClock(),
-            on_state=_announce(note, on_ready, on_state),
+            on_state=_announce(note, heralding.until(on_ready), on_state),
             slots=config.engine.slots,
             dial=dial or connect,
             stages=stages,
@@ -101,6 +105,7 @@ async def _begin(
     models: Sequence[str],
     listeners: list[Agent],
     note: _Note,
+    heralding: Heralding,
     may_be_member: bool,
 ) -> _Begun:
     """The engines, or the files of a member; the agent's room is imported while they load."""
@@ -114,21 +119,24 @@ async def _begin(
     async def load() -> _Begun:
         # A member needs no file of its own; everybody else has the packaged model.
         wanted = models or (() if config.node.pipeline else (DEFAULT_MODEL_ID,))
-        files = await files_of(config, wanted)
+        files = await files_of(config, wanted, heralding.tell)
         names = {digest: card.id for digest, (card, _path) in files.items()}
         if not serves_whole(config, files, may_be_member):
             await check_parts(files)
             return _Begun({}, names, {digest: path for digest, (_card, path) in files.items()})
-        return _Begun(await start_engines(stack, config, files, report), names, None)
+        engines = await start_engines(stack, config, files, report, heralding.tell)
+        return _Begun(engines, names, None)
 
     async def open_room() -> None:
         await asyncio.to_thread(importlib.import_module, "parhelion.node")
         note.write("loading")
+        heralding.begin()
 
     try:
         begun, _ = await asyncio.gather(load(), open_room())
     except Problem as problem:
         note.write("gone", problem.message)
+        heralding.fail(problem.code)
         raise
     return begun
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from parhelion import models
 from parhelion.bootstrap.ready import folder
 from parhelion.config import Config
-from parhelion.words import ModelCard, Problem, ProblemCode
+from parhelion.words import LoadPhase, ModelCard, Problem, ProblemCode
 
 if TYPE_CHECKING:
     from parhelion.engines import Engine, EngineEvent
@@ -29,6 +29,9 @@ Files = Mapping[str, tuple[ModelCard, Path]]
 
 Report = Callable[[str, "EngineEvent"], None]
 """Told of every change of an engine, by its model's digest."""
+
+Tell = Callable[[LoadPhase, int | None], None]
+"""Told how far a node is on its way to its engines; of several models, of the one in hand."""
 
 
 def model_file(name: str) -> tuple[str, Path]:
@@ -53,9 +56,17 @@ def model_file(name: str) -> tuple[str, Path]:
     )
 
 
-async def files_of(config: Config, names: Sequence[str]) -> Files:
+async def files_of(config: Config, names: Sequence[str], tell: Tell = lambda *_: None) -> Files:
     """The files that were named; a file named twice is one. Problem where one is no model."""
-    return await asyncio.to_thread(_inspected, names, folder(config) / "models")
+    loop = asyncio.get_running_loop()
+
+    def read(percent: int) -> None:
+        # The loop may have ended: who stops a node does not wait for its thread.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(tell, "checking", percent)
+
+    tell("checking", None)
+    return await asyncio.to_thread(_inspected, names, folder(config) / "models", read)
 
 
 def serves_whole(config: Config, files: Files, may_be_member: bool) -> bool:
@@ -93,7 +104,11 @@ async def check_parts(files: Files) -> None:
 
 
 async def start_engines(
-    stack: contextlib.AsyncExitStack, config: Config, files: Files, report: Report
+    stack: contextlib.AsyncExitStack,
+    config: Config,
+    files: Files,
+    report: Report,
+    tell: Tell = lambda *_: None,
 ) -> dict[str, Engine]:
     """The engines by digest; Problem of the first model that cannot be loaded, with its name."""
     import psutil
@@ -108,9 +123,16 @@ async def start_engines(
     if len(cards) == 1:
         settings = (bounded(settings[0], cards[0], limit_bytes),)
     engines: dict[str, Engine] = {}
+    tell("loading", None)
     for (digest, (card, path)), setting in zip(files.items(), settings, strict=True):
         try:
-            engine = await EngineHost.start(path, digest, setting, partial(report, digest))
+            engine = await EngineHost.start(
+                path,
+                digest,
+                setting,
+                partial(report, digest),
+                lambda coming: tell(coming.phase, coming.percent),
+            )
         except Problem as problem:
             if len(files) == 1:
                 raise
@@ -122,11 +144,13 @@ async def start_engines(
     return engines
 
 
-def _inspected(names: Sequence[str], cache: Path) -> dict[str, tuple[ModelCard, Path]]:
+def _inspected(
+    names: Sequence[str], cache: Path, read: Callable[[int], None]
+) -> dict[str, tuple[ModelCard, Path]]:
     files: dict[str, tuple[ModelCard, Path]] = {}
     for wanted in names:
         known, path = model_file(wanted)
-        card = models.inspect(path, known, cache)
+        card = models.inspect(path, known, cache, read)
         files.setdefault(card.digest, (card, path))
     return files
 

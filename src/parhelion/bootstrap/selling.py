@@ -18,6 +18,7 @@ from parhelion.coordinator import Metrics
 from parhelion.models import Prices
 from parhelion.payments import Gate
 from parhelion.proof import Receipts
+from parhelion.setup import Start
 
 if TYPE_CHECKING:
     from parhelion.payments.till import Till
@@ -36,7 +37,7 @@ class Selling:
 
 
 async def open_selling(
-    stack: contextlib.AsyncExitStack, ground: Ground, chains: Sequence[LocalChain]
+    stack: contextlib.AsyncExitStack, ground: Ground, chains: Sequence[LocalChain], start: Start
 ) -> Selling:
     """Wallets and sessions, and all of x402 where the pool is paid on a network."""
     books, clock, entropy = ground.books, ground.clock, ground.entropy
@@ -48,6 +49,8 @@ async def open_selling(
     from parhelion.bootstrap.payments import open_shop
 
     shop = await open_shop(stack, ground, wallets, chains)
+    if start.private:
+        shop.checkout.sell(())  # Until it is set up as paid: `api.setup`.
     secret = ground.node_key.derived(identity.SECRET_PURPOSE)
     ids = tuple(payee.network.id for payee in shop.payees)
     sign_ins = identity.SignIns(books, wallets, clock, secret, ids, entropy)

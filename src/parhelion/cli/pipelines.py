@@ -33,8 +33,11 @@ def shown(pipelines: Sequence[Json], names: Mapping[str, str]) -> str:
 
 
 def node_state(node: Json) -> str:
-    """A node's state with its reason; one that waits to be given layers is standby."""
+    """A node's state with its reason, or how far it is; one that waits for layers is standby."""
     state = str(node.get("state", "-"))
+    if node.get("phase"):
+        percent = node.get("percent")
+        return f"{state} ({node['phase']}{'' if percent is None else f', {percent} %'})"
     if node.get("standby") and state not in ABSENT:
         state = f"{state}, standby"
     return f"{state} ({node['reason']})" if node.get("reason") else state

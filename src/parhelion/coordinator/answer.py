@@ -109,6 +109,7 @@ def usage_of(receipt: Receipt, hold: str, credited: str) -> Usage:
         cost=receipt.cost_micro,
         asset=receipt.rate.asset,
         nodes=tuple(dict.fromkeys(node for one in receipt.segments for node in one.nodes)),
+        segments=tuple(one.nodes for one in receipt.segments),
         route="fallback" if receipt.route == "fallback" else "pool",
         migrations=receipt.migrations,
         hold=hold,

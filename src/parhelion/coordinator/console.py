@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 import msgspec
 
-from parhelion.coordinator.readers import Readers, Seat
+from parhelion.coordinator.readers import STRANGER, Readers, Seat
 from parhelion.coordinator.relay import Relay
 from parhelion.coordinator.traffic import STEP_S, Point, Totals, Traffic, Window
 from parhelion.coordinator.views import ConsoleView, ModelNodes, StreamView
+from parhelion.identity import Caller
 from parhelion.words import Clock
 
 log = logging.getLogger("parhelion.coordinator")
@@ -52,8 +53,8 @@ class ConsoleReader(Seat):
     It holds no snapshot: one that is slow gets the newest when it is ready, and never an old one.
     """
 
-    def __init__(self, console: Console, site: str) -> None:
-        super().__init__(site)
+    def __init__(self, console: Console, caller: Caller) -> None:
+        super().__init__(caller)
         self._console = console
         self._had = 0
 
@@ -128,14 +129,14 @@ class Console:
             self._make()
         return self.shown
 
-    def follow(self, site: str = "") -> ConsoleReader:
+    def follow(self, caller: Caller = STRANGER) -> ConsoleReader:
         """A reader of this snapshot and of each that is made from now on.
 
-        Problem OVERLOADED when too many read already, in all or from its site.
+        Problem OVERLOADED when too many read already, in all or of this caller.
         """
-        self._readers.check(site)
+        self._readers.check(caller)
         self.snapshot()
-        reader = ConsoleReader(self, site)
+        reader = ConsoleReader(self, caller)
         self._readers.add(reader)
         self._wind()
         return reader

@@ -15,6 +15,7 @@ from parhelion.coordinator.console import Console
 from parhelion.coordinator.console_sights import sights_of
 from parhelion.coordinator.feed import NodeFeed
 from parhelion.coordinator.gauges import show_pipelines, show_pool
+from parhelion.coordinator.joiners import ANSWERED, Joiners
 from parhelion.coordinator.joining import Door
 from parhelion.coordinator.journal import Journal
 from parhelion.coordinator.metrics import Metrics
@@ -40,7 +41,7 @@ from parhelion.coordinator.views import Health, NodeView, PipelineView, StageVie
 from parhelion.coordinator.workshop import Workshop
 from parhelion.identity import Entropy, FetchTokens, NodeAccess, NodeKey, Whence, node_name
 from parhelion.ledger import Ledger
-from parhelion.link import Carrier, FromNode, LinkBroken
+from parhelion.link import Carrier, FromNode, Knock, LinkBroken
 from parhelion.models import Catalogue, SliceBook
 from parhelion.payments import Gate
 from parhelion.proof import Receipts
@@ -105,6 +106,7 @@ class Coordinator:
         self.registry = Registry(config.nodes, need, self._nodes_changed)
         self.registry.on_leave = self._remember
         self._roster = Roster(clock)
+        self.joiners = Joiners(config.nodes, clock, self._roster, self.is_here, fallback)
         self.registry.on_state = self._roster.seen
         self.feed = NodeFeed(self.known_nodes, entropy(EPOCH_BYTES).hex(), self.pipeline_views)
         queue = Queue(config.limits.queue_length, config.limits.queue_per_account)
@@ -178,6 +180,7 @@ class Coordinator:
     async def start(self) -> None:
         """Close what an earlier process left open, then begin to watch nodes and to journal."""
         await recover(self._ledger, self._gate)
+        self.joiners.on_change = self.feed.touch
         self._tasks = [
             asyncio.create_task(self.prober.run(), name="prober"),
             asyncio.create_task(self._sweep(), name="sweep"),
@@ -211,19 +214,23 @@ class Coordinator:
         assert visit is not None
         self._visits.add(visit)
         try:
-            node = await self._register(carrier, whence, site)
-            if node is not None:
+            came = await self._register(carrier, whence, site)
+            if isinstance(came, Node):
                 joined()
-                await self._serve_node(carrier, node)
+                await self._serve_node(carrier, came)
+            elif came is not None:
+                await self.joiners.attend(carrier, came.stay, site, joined)
         finally:
             self._visits.discard(visit)
 
-    async def _register(self, carrier: Carrier[FromNode], whence: Whence, site: str) -> Node | None:
-        """The node that may come in; None when it was told why not, or left."""
+    async def _register(
+        self, carrier: Carrier[FromNode], whence: Whence, site: str
+    ) -> Node | Knock | None:
+        """The node that may come in, or its knock; None when it was told why not, or left."""
         try:
             if self._stopping:
                 raise draining()
-            node = await self.door.register(carrier, self._key.peer, whence, site)
+            return await self.door.register(carrier, self._key.peer, whence, site)
         except Problem as refusal:
             # Who is told to come later asks again every few seconds: that is no news.
             level = logging.DEBUG if refusal.code is ProblemCode.DRAINING else logging.WARNING
@@ -237,9 +244,6 @@ class Coordinator:
         except LinkBroken as broken:
             log.info("node left while joining: %s", broken, extra={"node": carrier.peer})
             return None
-        if node is None:
-            await say_goodbye(carrier, Problem(ProblemCode.DRAINING, "the knock is answered"))
-        return node
 
     async def _serve_node(self, carrier: Carrier[FromNode], node: Node) -> None:
         session = NodeSession(carrier, node, self.registry, self._clock)
@@ -252,6 +256,7 @@ class Coordinator:
             session.on_stage = self.pipelines.hear
         before = self.registry.member(node.peer)
         self.registry.enter(session)
+        self.joiners.end(node.peer, ANSWERED)
         if self.pipelines is not None and isinstance(before, NodeSession):
             # The registry tells of nobody who was replaced; what it held is another session's now.
             self.pipelines.left(before)
@@ -274,12 +279,14 @@ class Coordinator:
 
     def expel(self, peer: str, reason: str) -> None:
         """End a node's session at once (it was banned); its jobs go elsewhere."""
+        self.joiners.end(peer, Problem(ProblemCode.LINK_REFUSED, reason))
         member = self.registry.member(peer)
         if member is not None:
             member.end(ProblemCode.LINK_REFUSED, reason, "ask the pool's owner")
 
     def send_away(self, peer: str, reason: str, deadline_s: float) -> None:
         """Drain a node, if it is here: nothing new, and at the deadline its jobs go elsewhere."""
+        self.joiners.end(peer, Problem(ProblemCode.DRAINING, reason))
         member = self.registry.member(peer)
         if isinstance(member, NodeSession):
             member.send_away(reason, deadline_s)
@@ -340,14 +347,14 @@ class Coordinator:
         return await self._plans.view(self.pipelines.seen)
 
     def known_nodes(self) -> tuple[NodeView, ...]:
-        """Every connected node, and those that left or were refused a short while ago."""
-        return (*self.nodes(), *self._roster.shown())
+        """Connected nodes, those that load, and who left or was refused a short while ago."""
+        return (*self.nodes(), *self.joiners.shown(), *self.joiners.away())
 
     def node(self, peer: str) -> NodeView | None:
         """One node as it is, or as it was last; None for one that is not known."""
         member = self.registry.member(peer)
         if member is None or member.node.stages:
-            return self._roster.last(peer)
+            return self.joiners.view(peer) or self._roster.last(peer)
         held = stages_of_nodes(self.pipeline_views())
         return self._view(member.node, held.get(peer, ()))
 
@@ -419,6 +426,7 @@ class Coordinator:
         self._news.close()
         for member in self.registry.members():
             member.end(ProblemCode.DRAINING, "the coordinator is stopping", "it may be back soon")
+        self.joiners.end_all(Problem(ProblemCode.DRAINING, "the coordinator is stopping"))
         for task in [*self._tasks, *self.service.live]:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -435,11 +443,13 @@ class Coordinator:
             slept_from_s = loop.time()
             await asyncio.sleep(interval_s)
             # While this process was stopped or busy nobody listened: that silence was not theirs.
-            self.registry.forgive(max(0.0, loop.time() - slept_from_s - interval_s))
+            late_s = max(0.0, loop.time() - slept_from_s - interval_s)
+            self.registry.forgive(late_s)
             if self.pipelines is not None:
                 self.pipelines.sweep()
             try:
                 self.registry.sweep(self._clock.monotonic_s())
+                self.joiners.sweep(self._clock.monotonic_s(), late_s)
             except Exception:
                 # One node's end must not keep the others from being watched.
                 log.exception("sweep failed")
@@ -476,7 +486,7 @@ class Coordinator:
         show_pool(
             metrics,
             registry=self.registry,
-            joining=lambda: self.door.joining,
+            joining=lambda: self.door.joining + len(self.joiners.shown()),
             places=self.places,
             service=self.service,
             journal=self.journal,

@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from parhelion.coordinator.readers import Readers, Seat
+from parhelion.coordinator.readers import STRANGER, Readers, Seat
 from parhelion.coordinator.views import NodeView, PipelineView
+from parhelion.identity import Caller
 
 LOOK_S = 0.5
 """Changes within this are one event: with thousands of nodes there are thousands a second."""
@@ -57,8 +58,8 @@ class Shown(NamedTuple):
 class Reader(Seat):
     """One reader's place in the record: `async for event in reader`, inside `with reader`."""
 
-    def __init__(self, feed: NodeFeed, place: int | None, site: str) -> None:
-        super().__init__(site)
+    def __init__(self, feed: NodeFeed, place: int | None, caller: Caller) -> None:
+        super().__init__(caller)
         self._feed = feed
         self._place = place
 
@@ -117,14 +118,14 @@ class NodeFeed:
             wait_s = max(0.0, self._looked_s + LOOK_S - loop.time())
             self._timer = loop.call_later(wait_s, self._take_down)
 
-    def follow(self, last_id: str | None, site: str = "") -> Reader:
+    def follow(self, last_id: str | None, caller: Caller = STRANGER) -> Reader:
         """A reader of what came after the event `last_id`; of everything, when that is not known.
 
-        Problem OVERLOADED when too many read already, in all or from its site.
+        Problem OVERLOADED when too many read already, in all or of this caller.
         """
-        self._readers.check(site)
+        self._readers.check(caller)
         self._refresh()
-        reader = Reader(self, self._place_of(last_id), site)
+        reader = Reader(self, self._place_of(last_id), caller)
         self._readers.add(reader)
         return reader
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 
+from parhelion.coordinator.joiners import check_stay
 from parhelion.coordinator.registry import Node, Room, check_card
 from parhelion.identity import NodeAccess, Whence
 from parhelion.link import Carrier, FromNode, Knock, NotTaken, Register, Welcome
@@ -53,10 +54,10 @@ class Door:
         coordinator: str,
         whence: Whence = "far",
         site: str = "",
-    ) -> Node | None:
+    ) -> Node | Knock:
         """The node behind a fresh carrier, welcomed; Problem or LinkBroken when it is not.
 
-        None for one that only knocked: it knows now that it may come.
+        The knock of one that only knocked: it knows now that it may come.
         """
         if self.joining >= JOINING_LIMIT:
             raise Problem(
@@ -65,12 +66,12 @@ class Door:
         self.joining += 1
         try:
             heard = await self._hear_card(carrier, whence)
-            rooms = {} if heard is None else heard[1]
+            rooms = {} if isinstance(heard, Knock) else heard[1]
             welcome = Welcome(
                 coordinator=coordinator,
                 heartbeat_s=self._heartbeat_s,
                 accepted=tuple(rooms),
-                refused=() if heard is None else not_taken(heard[0], rooms),
+                refused=() if isinstance(heard, Knock) else not_taken(heard[0], rooms),
             )
             async with asyncio.timeout(WELCOME_DEADLINE_S):
                 await carrier.send(welcome)
@@ -83,8 +84,9 @@ class Door:
             ) from None
         finally:
             self.joining -= 1
-        if heard is None:
-            return None
+        if isinstance(heard, Knock):
+            self._access.refuse_now(carrier.peer)
+            return heard
         card = heard[0]
         # Banned while it was being welcomed: nobody could end a session that was not one yet.
         self._access.refuse_now(card.peer)
@@ -110,12 +112,15 @@ class Door:
 
     async def _hear_card(
         self, carrier: Carrier[FromNode], whence: Whence
-    ) -> tuple[NodeCard, dict[str, Room]] | None:
+    ) -> tuple[NodeCard, dict[str, Room]] | Knock:
         async with asyncio.timeout(REGISTER_DEADLINE_S):
             message = await carrier.receive()
         if isinstance(message, Knock):
-            await self._access.consider(carrier.peer, message.invite, whence)
-            return None
+            if message.stay is not None:
+                check_stay(message.stay, carrier.peer)
+            if carrier.peer != self._fallback:
+                await self._access.consider(carrier.peer, message.invite, whence)
+            return message
         if not isinstance(message, Register):
             raise Problem(
                 ProblemCode.LINK_REFUSED,

@@ -1,9 +1,10 @@
-"""Who follows a stream of ours: so many in all and of one address, each woken when more comes."""
+"""Who follows a stream of ours: so many in all and of one caller, each woken when more comes."""
 
 from __future__ import annotations
 
 import asyncio
 
+from parhelion.identity import Caller
 from parhelion.words import Problem, ProblemCode
 
 RETRY_AFTER_S = 30
@@ -15,12 +16,27 @@ READERS_LIMIT = 256
 READERS_PER_SITE_LIMIT = 64
 """Of one address (identity.site_of): an office behind one, and never all that there are."""
 
+READERS_PER_ACCOUNT_LIMIT = 8
+"""Tabs of one person. Where a proxy hides addresses, accounts are what tells people apart."""
+
+READERS_HIDDEN_LIMIT = 96
+"""Of all strangers whose address a proxy hides, together: one of them may take these, and leaves
+room for who is signed in and for whose address is known."""
+
+READERS_FOR_ACCOUNTS = 32
+"""Of READERS_LIMIT, for who is signed in alone: strangers, from however many addresses, never have
+them."""
+
+
+STRANGER = Caller()
+"""Somebody behind a proxy, who sent no credential."""
+
 
 class Seat:
-    """One reader's: where it comes from, and what wakes it."""
+    """One reader's: who it is, and what wakes it."""
 
-    def __init__(self, site: str) -> None:
-        self.site = site
+    def __init__(self, caller: Caller) -> None:
+        self.caller = caller
         self.woken = asyncio.Event()
 
 
@@ -36,13 +52,22 @@ class Readers:
     def __len__(self) -> int:
         return len(self._seats)
 
-    def check(self, site: str) -> None:
-        """Problem OVERLOADED when too many read already, in all or from this site."""
-        if len(self._seats) >= READERS_LIMIT:
-            raise self._crowded(f"too many read {self._what} already")
+    def check(self, caller: Caller) -> None:
+        """Problem OVERLOADED when too many read already, in all or of this caller."""
+        kept = 0 if caller.account else READERS_FOR_ACCOUNTS
+        if len(self._seats) >= READERS_LIMIT - kept:
+            raise self._crowded("already")
         # Counted over a bounded set when one comes, so that nothing has to be kept in step.
-        if sum(seat.site == site for seat in self._seats) >= READERS_PER_SITE_LIMIT:
-            raise self._crowded(f"too many read {self._what} from this address already")
+        seated = [seat.caller for seat in self._seats]
+        of_account = sum(each.account == caller.account for each in seated)
+        if caller.account and of_account >= READERS_PER_ACCOUNT_LIMIT:
+            raise self._crowded("with this account already")
+        of_site = sum(each.site == caller.site for each in seated)
+        if caller.site and of_site >= READERS_PER_SITE_LIMIT:
+            raise self._crowded("from this address already")
+        hidden = sum(not each.share for each in seated)
+        if not caller.share and hidden >= READERS_HIDDEN_LIMIT:
+            raise self._crowded("through a proxy already")
 
     def add(self, seat: Seat) -> None:
         """It reads from now on."""
@@ -57,10 +82,10 @@ class Readers:
         for seat in self._seats:
             seat.woken.set()
 
-    def _crowded(self, message: str) -> Problem:
+    def _crowded(self, where: str) -> Problem:
         return Problem(
             ProblemCode.OVERLOADED,
-            message,
+            f"too many read {self._what} {where}",
             hint=f"ask {self._instead} now and then instead",
             retry_after_s=RETRY_AFTER_S,
         )

@@ -178,15 +178,8 @@ def check_card(card: NodeCard, peer: str, known: Callable[[str], bool]) -> dict[
     fewest = 0 if card.stage is not None else 1
     if not fewest <= len(card.models) <= MODELS_LIMIT:
         raise _refused(f"a node offers {fewest} to {MODELS_LIMIT} models, not {len(card.models)}")
-    if not 1 <= len(card.name) <= NAME_LIMIT_CHARS or not card.name.isprintable():
-        raise _refused(f"a node's name has 1 to {NAME_LIMIT_CHARS} printable characters")
-    if looks_like_an_id(card.name) or (is_derived_name(card.name) and card.name != node_name(peer)):
-        raise _refused("a node's name may not look like another node's id or made name")
-    for text in (card.version, card.device, card.backend):
-        if len(text) > TEXT_LIMIT_CHARS or not text.isprintable():
-            raise _refused(
-                f"version, device and backend have {TEXT_LIMIT_CHARS} characters at most"
-            )
+    check_name(card.name, peer)
+    check_texts(card.version, card.device, card.backend)
     if any(not 1 <= model.context <= CONTEXT_LIMIT_TOKENS for model in card.models):
         raise _refused(f"a context has 1 to {CONTEXT_LIMIT_TOKENS} tokens")
     for model in card.models:
@@ -208,6 +201,20 @@ def check_card(card: NodeCard, peer: str, known: Callable[[str], bool]) -> dict[
             hint="add the model to the pool first (parhelion models add), or join with its model",
         )
     return rooms
+
+
+def check_name(name: str, peer: str) -> None:
+    """Problem LINK_REFUSED for a name that this peer may not have."""
+    if not 1 <= len(name) <= NAME_LIMIT_CHARS or not name.isprintable():
+        raise _refused(f"a node's name has 1 to {NAME_LIMIT_CHARS} printable characters")
+    if looks_like_an_id(name) or (is_derived_name(name) and name != node_name(peer)):
+        raise _refused("a node's name may not look like another node's id or made name")
+
+
+def check_texts(*texts: str) -> None:
+    """Problem LINK_REFUSED for what a node says of itself that nobody could show."""
+    if any(len(text) > TEXT_LIMIT_CHARS or not text.isprintable() for text in texts):
+        raise _refused(f"version, device and backend have {TEXT_LIMIT_CHARS} characters at most")
 
 
 def check_offer(offer: StageOffer) -> None:

@@ -109,6 +109,25 @@ class Roster:
         )
         self._put(self._refused, view, REFUSED_KEPT)
 
+    def gave_up(self, view: NodeView, reason: str) -> None:
+        """A node that was joining will not come; `view` is the last one of it."""
+        known = self._gone.pop(view.peer, None)
+        away = msgspec.structs.replace(
+            view if known is None else known[0],
+            state="gone",
+            reason=reason,
+            connected_at_ms=None,
+            left_at_ms=self._clock.now_ms(),
+            phase=None,
+            percent=None,
+        )
+        if known is None:
+            # Never a member: it is kept with those that were not let in, and pushes out no other.
+            self._put(self._refused, away, REFUSED_KEPT)
+            return
+        self.states.note(view.peer, "gone", reason)
+        self._put(self._gone, away, GONE_KEPT)
+
     def pardoned(self, peer: str) -> None:
         """Nothing is held against it any more: it is away until it comes."""
         self._refused.pop(peer, None)

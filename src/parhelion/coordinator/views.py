@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from parhelion.words import Record
+from parhelion.words import LoadPhase, Record
 
 
 class Health(Record, frozen=True, kw_only=True):
@@ -21,7 +21,7 @@ class Health(Record, frozen=True, kw_only=True):
     local: bool
 
 
-REPORTED = ("version", "device", "backend", "slots", "memory_bytes")
+REPORTED = ("version", "device", "backend", "slots", "memory_bytes", "phase", "percent")
 """What a node says of itself: shown, never believed."""
 
 
@@ -103,6 +103,7 @@ class NodeView(Record, frozen=True, kw_only=True):
     no other can. `left_at_ms`: since when it is gone, or when it was refused. `model_states` has
     each of `models` while the node is here: it serves those that are ready. `stages` are the layers
     that it holds of pipelines; one that offers `memory_bytes` for that and has none is `standby`.
+    `phase` and `percent` are how far one says it is that is `joining`.
     """
 
     name: str
@@ -131,6 +132,8 @@ class NodeView(Record, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     standby: bool = False
     stages: tuple[StageView, ...] = ()
+    phase: LoadPhase | None = None
+    percent: int | None = None
 
 
 class ModelNodes(Record, frozen=True, kw_only=True):

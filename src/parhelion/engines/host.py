@@ -6,12 +6,14 @@ frames on its pipes, and ends when its parent does, also in the middle of a step
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ import psutil
 from parhelion.config import EngineConfig
 from parhelion.engines import llama
 from parhelion.engines.batching import Limits, Loop
-from parhelion.engines.host_messages import FromHost, Ready, ToHost
+from parhelion.engines.host_messages import Coming, FromHost, Ready, ToHost
 from parhelion.engines.protocol import EngineCard
 from parhelion.engines.prove import findings
 from parhelion.engines.share import kv_tokens
@@ -60,7 +62,18 @@ def main(arguments: list[str]) -> None:
     inbox: queue.Queue[ToHost] = queue.Queue(INBOX_LENGTH)
     # First of all, so that a parent that dies during a long load is noticed too.
     hear(pipe, inbox, msgspec.msgpack.Decoder(ToHost))
-    model = load(Path(path), config)
+    encoder = msgspec.msgpack.Encoder()
+
+    def emit(message: FromHost) -> None:
+        pipe.write(encoder.encode(message))
+
+    def loaded(percent: int) -> None:
+        # The parent is gone: the reader ends this process, and no exception may cross llama.cpp.
+        with contextlib.suppress(BrokenPipeError):
+            emit(Coming(phase="loading", percent=percent))
+
+    model = load(Path(path), config, loaded)
+    emit(Coming(phase="proving"))
     limits = _limits(model, digest, config)
     threads = threads_of(config)
     rows = BATCH_IDS_CPU if model.device() == "cpu" else BATCH_IDS_GPU
@@ -69,11 +82,6 @@ def main(arguments: list[str]) -> None:
     context = llama.Context(model, shape)
     batch = llama.Batch(rows)
     limits = replace(limits, keeps_order=limits.keeps_order and _can_compact(context, batch))
-    encoder = msgspec.msgpack.Encoder()
-
-    def emit(message: FromHost) -> None:
-        pipe.write(encoder.encode(message))
-
     loop = Loop(context, batch, limits, emit)
     _calibrate(loop, context, batch)
     emit(Ready(card=_card(model, limits)))
@@ -106,14 +114,17 @@ def end(status: int = 0) -> None:
     os._exit(status)
 
 
-def load(path: Path, config: EngineConfig) -> llama.Model:
-    """The model, with what was found to work on this machine."""
+def load(
+    path: Path, config: EngineConfig, progress: Callable[[int], None] | None = None
+) -> llama.Model:
+    """The model, with what was found to work on this machine; `progress` is told in percent."""
     llama.start_backend()
     found = findings()
     return llama.Model(
         path,
         gpu_layers=config.gpu_layers,
         use_extra_bufts=found.use_extra_bufts if found is not None else True,
+        progress=progress,
     )
 
 

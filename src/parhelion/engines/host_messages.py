@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from parhelion.engines.protocol import EngineCard, Mismatch
-from parhelion.words import Job, SamplerParams, Step
+from parhelion.words import Job, LoadPhase, SamplerParams, Step
 
 
 class Told(msgspec.Struct, frozen=True, tag_field="t", kw_only=True):
@@ -45,6 +45,13 @@ class Ping(Told, frozen=True, kw_only=True, tag="ping"):
 # --- host to parent ---------------------------------------------------------------------------
 
 
+class Coming(Told, frozen=True, kw_only=True, tag="coming"):
+    """How far the start is, as llama.cpp counts what it has loaded."""
+
+    phase: LoadPhase
+    percent: int | None = None
+
+
 class Ready(Told, frozen=True, kw_only=True, tag="ready"):
     """The model is loaded and its first step is done."""
 
@@ -80,4 +87,4 @@ class Pong(Told, frozen=True, kw_only=True, tag="pong"):
 
 
 ToHost = Run | Cancel | Score | Ping
-FromHost = Ready | Made | Failed | Scored | Pong
+FromHost = Coming | Ready | Made | Failed | Scored | Pong

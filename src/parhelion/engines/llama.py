@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,21 @@ def start_backend() -> None:
 class Model:
     """A loaded GGUF and the facts about it that scheduling needs."""
 
-    def __init__(self, path: Path, *, gpu_layers: int, use_extra_bufts: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int,
+        use_extra_bufts: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.use_extra_bufts = use_extra_bufts
+        # Kept until the load has returned: ctypes drops a callback that nothing refers to.
+        callback = None if progress is None else _progress_callback(progress)
+        if callback is not None:
+            params.progress_callback = callback
         handle = lib.llama_model_load_from_file(str(path).encode(), params)
         if not handle:
             raise LlamaFault("the model file cannot be loaded")
@@ -114,6 +125,21 @@ class Model:
     def close(self) -> None:
         """Free the weights."""
         lib.llama_model_free(self.handle)
+
+
+def _progress_callback(progress: Callable[[int], None]) -> Any:
+    """What llama.cpp calls with the share that is loaded; `progress` is told each percent once."""
+    told = -1
+
+    def on_progress(share: float, _: object) -> bool:
+        nonlocal told
+        percent = min(100, max(0, int(100 * share)))
+        if percent > told:
+            told = percent
+            progress(percent)
+        return True  # False would end the load.
+
+    return lib.llama_progress_callback(on_progress)
 
 
 def _said(model: Any, key: bytes) -> str:

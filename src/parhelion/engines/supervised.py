@@ -13,6 +13,7 @@ import msgspec
 from parhelion.config import EngineConfig
 from parhelion.engines.host_messages import (
     Cancel,
+    Coming,
     Failed,
     FromHost,
     Made,
@@ -39,11 +40,13 @@ class EngineHost(Keeper):
         digest: str,
         config: EngineConfig,
         on_event: Callable[[EngineEvent], None],
+        on_coming: Callable[[Coming], None] = lambda _: None,
     ) -> None:
         super().__init__(on_event, msgspec.msgpack.Decoder(FromHost), Ping())
         self._path = path
         self._digest = digest
         self._config = config
+        self._on_coming = on_coming
         self._card: EngineCard | None = None
         self._inboxes: dict[tuple[str, int], Inbox] = {}
         self._scores: dict[int, asyncio.Future[tuple[Mismatch, ...]]] = {}
@@ -56,9 +59,13 @@ class EngineHost(Keeper):
         digest: str,
         config: EngineConfig,
         on_event: Callable[[EngineEvent], None],
+        on_coming: Callable[[Coming], None] = lambda _: None,
     ) -> Self:
-        """Load the model in a new host; Problem ENGINE_FAILED with its last words if it cannot."""
-        return await cls(path, digest, config, on_event)._begin()
+        """Load the model in a new host; Problem ENGINE_FAILED with its last words if it cannot.
+
+        `on_coming` is told how far each start of it is, also of a host that is brought back.
+        """
+        return await cls(path, digest, config, on_event, on_coming)._begin()
 
     def describe(self) -> EngineCard:
         """The card the host gave when it was ready."""
@@ -149,6 +156,8 @@ class EngineHost(Keeper):
                 inbox.fail(Problem(ProblemCode(message.code), message.message))
         elif isinstance(message, Scored):
             self._on_scored(message)
+        elif isinstance(message, Coming):
+            self._on_coming(message)
         elif not isinstance(message, Pong):
             self._card = message.card
             self._ready.set()

@@ -31,7 +31,7 @@ from parhelion.identity.secrets import (
 from parhelion.identity.sessions import Session, Sessions, is_session, session_spent
 from parhelion.identity.sign_in import Challenge, Message, Place, place_of
 from parhelion.identity.sign_ins import SESSION_TTL_S, SIGNATURE_LIMIT_CHARS, SignedIn, SignIns
-from parhelion.identity.sites import site_of
+from parhelion.identity.sites import Caller, site_of
 from parhelion.identity.succession import Succession, succeed
 from parhelion.identity.tables import MIGRATIONS
 from parhelion.identity.wallets import Wallets, caip10, is_solana_address
@@ -48,6 +48,7 @@ __all__ = [
     "SESSION_TTL_S",
     "SIGNATURE_LIMIT_CHARS",
     "Accounts",
+    "Caller",
     "Certificate",
     "Challenge",
     "Decided",

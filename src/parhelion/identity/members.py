@@ -67,17 +67,32 @@ class Members:
         return code, await self._enter(account, (*self._newcomers.opening(account), keep))
 
     async def enter_with_code(self, code: str, address: str) -> Entered:
-        """A session for a recovery code; Problem SIGN_IN_INVALID or RATE_LIMITED."""
-        return await self._enter(await self._codes.account_of(code, address), ())
+        """A session for a recovery code; Problem SIGN_IN_INVALID or RATE_LIMITED.
 
-    async def new_code(self, by: Session) -> str:
-        """Another recovery code of a session's account; the one before it is void.
-
-        Every other sign-in of it ends: who asks for a new code may have been found out.
+        Whoever signs in with an offered code has it: this confirms it, as `confirm_code` does.
         """
-        code, keep = self._codes.issue(by.account)
-        await self._store.commit([keep, self._sessions.ending_others(by)])
+        opened = await self._codes.account_of(code, address)
+        token, session, rows = self._issue(opened.account)
+        if opened.rows:
+            rows = (*rows, self._sessions.ending_others(session))
+        await self._commit((*opened.rows, *rows))
+        return Entered(token, session)
+
+    async def offer_code(self, by: Session) -> str:
+        """Another recovery code of a session's account, good beside the one before it.
+
+        Until it is confirmed: then its owner is known to have it.
+        """
+        code, offer = self._codes.offer(by.account)
+        await self._store.commit([offer])
         return code
+
+    async def confirm_code(self, by: Session, code: str) -> int:
+        """The code that was offered is kept: the one before it is void. How many were signed out.
+
+        Every other sign-in ends: who asks for a new code may have been found out.
+        """
+        return len(await self._codes.confirm(by.account, code, self._sessions.ending_others(by)))
 
     async def end_others(self, kept: Session) -> int:
         """End every other sign-in of this session's account; how many there were."""
@@ -127,9 +142,12 @@ class Members:
         return Ways(await self._passkeys.how_many(account), await self._codes.has(account))
 
     async def _enter(self, account: str, first: Sequence[Statement]) -> Entered:
-        token, session, rows = self._sessions.issue(account, self.asset, None, SESSION_TTL_S)
+        token, session, rows = self._issue(account)
         await self._commit((*first, *rows))
         return Entered(token, session)
+
+    def _issue(self, account: str) -> tuple[str, Session, tuple[Statement, ...]]:
+        return self._sessions.issue(account, self.asset, None, SESSION_TTL_S)
 
     async def _commit(self, unit: Sequence[Statement]) -> None:
         try:

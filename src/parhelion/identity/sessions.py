@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+import msgspec
+
 from parhelion.identity.secrets import Entropy, at_rest, text_of
 from parhelion.store import Row, Statement, Store
-from parhelion.words import ID_ENTROPY_BYTES, Clock, Problem, ProblemCode, Record, mint
+from parhelion.words import ID_ENTROPY_BYTES, Clock, Problem, ProblemCode, Record, Tier, mint
 
 TOKEN_PREFIX = "ses-prl-"
 TOKEN_BYTES = 32
@@ -28,8 +30,9 @@ FORGET_ROWS = 4
 SPEND = "session.spend"
 
 _INSERT = """
-INSERT INTO sessions(id, hash, account, asset, wallet, tier, hold, opened_at_ms, expires_at_ms)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO sessions(
+    id, hash, account, asset, wallet, tier, hold, sold, opened_at_ms, expires_at_ms)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _TRIM = """
 DELETE FROM sessions WHERE id IN (
@@ -45,7 +48,8 @@ _END_OTHERS = """
 DELETE FROM sessions WHERE account = ? AND tier IS NULL AND id <> ? RETURNING id
 """
 _FIND = """
-SELECT id, account, asset, tier, hold, wallet, expires_at_ms, spent_by FROM sessions WHERE hash = ?
+SELECT id, account, asset, tier, hold, wallet, expires_at_ms, spent_by, sold
+FROM sessions WHERE hash = ?
 """
 # The trigger says no ("check") when another request has had the answer; no row ("rows") is changed
 # where the session has ended or has no answer to give.
@@ -64,7 +68,8 @@ class Session(Record, frozen=True, kw_only=True):
 
     `tier` and `hold` are both None for a sign-in, which spends the account's balance of `asset`;
     otherwise it is worth one answer of the tier, and `spent_by` is the request that had it.
-    `wallet` (CAIP-10) opened it, None where a passkey or a recovery code did.
+    `wallet` (CAIP-10) opened it, None where a passkey or a recovery code did. `sold` is the tier as
+    it was when it was paid for, None where that was not kept (before migration 57).
     """
 
     id: str
@@ -75,6 +80,7 @@ class Session(Record, frozen=True, kw_only=True):
     wallet: str | None
     expires_at_ms: int
     spent_by: str | None
+    sold: Tier | None = None
 
 
 class Sessions:
@@ -93,6 +99,7 @@ class Sessions:
         ttl_s: int,
         tier: str | None = None,
         hold: str | None = None,
+        sold: Tier | None = None,
     ) -> tuple[str, Session, tuple[Statement, ...]]:
         """A new session's token, never to be seen again, and the rows that open it.
 
@@ -104,6 +111,8 @@ class Sessions:
             raise ValueError("an answer of a tier and the hold that pays for it go together")
         if tier is not None and wallet is None:
             raise ValueError("a wallet pays for an answer of a tier")
+        if sold is not None and sold.name != tier:
+            raise ValueError("the terms of a sale are those of its tier")
         now_ms = self._clock.now_ms()
         token = TOKEN_PREFIX + text_of(self._entropy(TOKEN_BYTES))
         session = Session(
@@ -115,8 +124,10 @@ class Sessions:
             wallet=wallet,
             expires_at_ms=now_ms + ttl_s * 1000,
             spent_by=None,
+            sold=sold,
         )
-        row = (session.id, at_rest(token), account, asset, wallet, tier, hold)
+        terms = None if sold is None else msgspec.json.encode(sold).decode()
+        row = (session.id, at_rest(token), account, asset, wallet, tier, hold, terms)
         unit = [
             Statement("session.forget", _FORGET, (now_ms, FORGET_ROWS)),
             Statement("session.open", _INSERT, (*row, now_ms, session.expires_at_ms), rows=1),
@@ -133,9 +144,10 @@ class Sessions:
         ttl_s: int,
         tier: str | None = None,
         hold: str | None = None,
+        sold: Tier | None = None,
     ) -> tuple[str, Session]:
         """As `issue`, durable when it returns."""
-        token, session, unit = self.issue(account, asset, wallet, ttl_s, tier, hold)
+        token, session, unit = self.issue(account, asset, wallet, ttl_s, tier, hold, sold)
         await self._store.commit(unit)
         return token, session
 
@@ -186,7 +198,7 @@ def session_spent(session: Session) -> Problem:
 
 
 def _session(row: Row) -> Session:
-    id, account, asset, tier, hold, wallet, expires_at_ms, spent_by = row
+    id, account, asset, tier, hold, wallet, expires_at_ms, spent_by, sold = row
     assert isinstance(expires_at_ms, int)
     return Session(
         id=str(id),
@@ -197,6 +209,7 @@ def _session(row: Row) -> Session:
         wallet=None if wallet is None else str(wallet),
         expires_at_ms=expires_at_ms,
         spent_by=None if spent_by is None else str(spent_by),
+        sold=None if sold is None else msgspec.json.decode(str(sold), type=Tier),
     )
 
 

@@ -183,6 +183,22 @@ CREATE INDEX keys_own_end ON keys(spent_micro, created_at_ms)
     WHERE own = 1 AND revoked_at_ms IS NULL;
 """
 
+_OFFERED_CODES = """
+-- A code that was told and is not confirmed: it opens the account beside the one in recovery_codes,
+-- whose place it takes when its owner says that it is kept, or signs in with it. One an account.
+CREATE TABLE recovery_codes_offered(
+    account TEXT PRIMARY KEY REFERENCES owners(account),
+    hash BLOB NOT NULL UNIQUE,
+    made_at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+_TERMS = """
+-- What an answer was sold with (words.Tier as JSON): the pool's owner may change or end its tier
+-- before it is asked for. NULL for sign-ins, and for what was sold before this column.
+ALTER TABLE sessions ADD COLUMN sold TEXT CHECK (sold IS NULL OR tier IS NOT NULL);
+"""
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(number=20, room="identity", sql=_TABLES),
     Migration(number=21, room="identity", sql=_BANS_AND_DRAINS),
@@ -191,4 +207,6 @@ MIGRATIONS: tuple[Migration, ...] = (
     Migration(number=24, room="identity", sql=_SESSIONS),
     Migration(number=25, room="identity", sql=_TOPUP_KEYS),
     Migration(number=26, room="identity", sql=_ACCOUNTS_WITHOUT_WALLETS),
+    Migration(number=57, room="identity", sql=_TERMS),
+    Migration(number=58, room="identity", sql=_OFFERED_CODES),
 )

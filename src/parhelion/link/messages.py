@@ -7,12 +7,13 @@ unknown tag ends the session with its cause.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from parhelion.words import (
     Job,
+    LoadPhase,
     NodeCard,
     Record,
     Segment,
@@ -91,14 +92,37 @@ class Register(Spoken, frozen=True, kw_only=True, tag="register"):
     """The node's clock: receipts carry its times, so two clocks far apart are told at the door."""
 
 
+Percent = Annotated[int, msgspec.Meta(ge=0, le=100)]
+"""Of something that is counted while it is done; never a guess."""
+
+
+class Stay(Record, frozen=True, kw_only=True):
+    """What a node says of itself that loads, and keeps its knock's session meanwhile."""
+
+    name: str
+    version: str = ""
+    phase: LoadPhase | None = None
+    percent: Percent | None = None
+
+
 class Knock(Spoken, frozen=True, kw_only=True, tag="knock"):
     """In Register's place: would this node be let in? Asked before a model is loaded for it.
 
     Answered with a Welcome that accepts nothing, or with the Bye that a registration would get, and
-    the session is over; no use of the invite is spent.
+    the session is over; no use of the invite is spent. With a `stay` the session goes on where the
+    coordinator has room for it: heartbeats and Loading follow, until the node registers in a
+    session of its own, or says with its Bye why it will not.
     """
 
     invite: str | None = None
+    stay: Stay | None = None
+
+
+class Loading(Spoken, frozen=True, kw_only=True, tag="loading"):
+    """How far a node is that stays; without `percent` where nothing counts it."""
+
+    phase: LoadPhase
+    percent: Percent | None = None
 
 
 class EngineState(Record, frozen=True, kw_only=True):
@@ -412,5 +436,6 @@ Handshake = NodeHello | CoordinatorHello | NodeProof
 PairHandshake = PairHello | PairAnswer | PairProof
 FromStages = StageLoaded | StageFailed | StageOpened | StageSigned | StageTimed | PairUp | PairDown
 ToStages = LoadStage | ServeSlice | UnloadStage | Pair | OpenStage | Go | CloseStage | TimeStage
-FromNode = Register | Knock | Heartbeat | Steps | Signed | JobFailed | Draining | FromStages | Bye
+Joining = Register | Knock | Loading
+FromNode = Joining | Heartbeat | Steps | Signed | JobFailed | Draining | FromStages | Bye
 FromCoordinator = Welcome | Alive | Open | Cut | Drain | Standing | ToStages | Bye

@@ -37,14 +37,20 @@ def models_cache() -> Path:
     return default_cache() / "models"
 
 
-def file_digest(path: Path, cache: Path | None = None) -> str:
+Progress = Callable[[int], None]
+"""Told, in the caller's thread, how many percent are done: each once, as they are reached."""
+
+
+def file_digest(path: Path, cache: Path | None = None, progress: Progress | None = None) -> str:
     """The sha256 of the file in lower-case hex; OSError when it cannot be read.
 
     A file that was changed and given its old size and mtime back is not noticed: the digest
     protects against mistakes on one's own disk, and whoever can do that can replace the program.
     """
     memory = (cache or models_cache()) / "digests.json"
-    return _digest(path, memory, str(path.resolve()), lambda: _sha256(path), REMEMBERED_FILES)
+    return _digest(
+        path, memory, str(path.resolve()), lambda: _sha256(path, progress), REMEMBERED_FILES
+    )
 
 
 def derived_digest(
@@ -83,11 +89,17 @@ def _matches(seen: _Seen, now: os.stat_result) -> bool:
     )
 
 
-def _sha256(path: Path) -> str:
-    sha256 = hashlib.sha256()
+def _sha256(path: Path, progress: Progress | None) -> str:
+    sha256, size_bytes, read_bytes, told = hashlib.sha256(), path.stat().st_size, 0, -1
     with path.open("rb") as file:
         while block := file.read(READ_BYTES):
             sha256.update(block)
+            read_bytes += len(block)
+            # A file that grows meanwhile is not more than whole.
+            percent = min(100, 100 * read_bytes // max(1, size_bytes))
+            if progress is not None and percent > told:
+                told = percent
+                progress(percent)
     return sha256.hexdigest()
 
 

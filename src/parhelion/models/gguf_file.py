@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from parhelion.models.architectures import SLICE_KEY
-from parhelion.models.digests import file_digest
+from parhelion.models.digests import Progress, file_digest
 from parhelion.models.families import known_model
 from parhelion.models.gguf_header import Array, Header, HeaderBroken, Scalar, read_outline
 from parhelion.models.gguf_tensors import check_whole
@@ -35,10 +35,13 @@ _VOCABULARY_SCALARS = (
 )
 
 
-def inspect(path: Path, id: str, cache: Path | None = None) -> ModelCard:
+def inspect(
+    path: Path, id: str, cache: Path | None = None, progress: Progress | None = None
+) -> ModelCard:
     """The card of the model in this file; Problem ARTEFACT_INVALID when it is none.
 
-    `cache` is the folder that remembers digests (default: the user's cache folder). `memory_bytes`
+    `cache` is the folder that remembers digests (default: the user's cache folder); `progress` is
+    told of what is read for one that is not remembered. `memory_bytes`
     is the file plus the KV cache of one slot at full context:
     layers x KV heads x (key length + value length) x 2 bytes x context.
     """
@@ -50,7 +53,7 @@ def inspect(path: Path, id: str, cache: Path | None = None) -> ModelCard:
         architecture = _text(header, "general.architecture")
         layers = _count(header, f"{architecture}.block_count", 100_000)
         check_whole(outline, layers - _extra_layers(header, architecture, layers))
-        digest = file_digest(path, cache)
+        digest = file_digest(path, cache, progress)
         stat = path.stat()
     except HeaderBroken as error:
         raise _invalid(f"the file of {id!r} is no model we can read: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from parhelion.node.agent import FOR_GOOD, Agent, AgentState, Dial, refused_hint
+from parhelion.node.herald import Herald
 from parhelion.node.session import knock
 from parhelion.node.stages import Stages
 from parhelion.node.state import HeldStage, NodeState, is_running, read_state, write_state
@@ -13,6 +14,7 @@ __all__ = [
     "AgentState",
     "Dial",
     "HeldStage",
+    "Herald",
     "NodeState",
     "Stages",
     "is_running",

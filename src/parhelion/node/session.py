@@ -24,6 +24,7 @@ from parhelion.link import (
     Open,
     Register,
     Standing,
+    Stay,
     ToStages,
     Welcome,
 )
@@ -70,9 +71,11 @@ async def register(
     return await _answered(carrier, Register(card=card, invite=invite, sent_at_ms=now_ms))
 
 
-async def knock(carrier: Carrier[FromCoordinator], invite: str | None) -> Welcome | Bye:
-    """Ask whether a registration with this invite would be welcome."""
-    return await _answered(carrier, Knock(invite=invite))
+async def knock(
+    carrier: Carrier[FromCoordinator], invite: str | None, stay: Stay | None = None
+) -> Welcome | Bye:
+    """Ask whether a registration with this invite would be welcome; with a `stay`, and wait."""
+    return await _answered(carrier, Knock(invite=invite, stay=stay))
 
 
 async def _answered(carrier: Carrier[FromCoordinator], message: Register | Knock) -> Welcome | Bye:

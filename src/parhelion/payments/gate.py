@@ -332,6 +332,8 @@ class Gate:
         """What frees the answer that a session was sold with, for the hold of this request."""
         if session is None or session.hold is None or self._sessions is None:
             return ()
+        # Else it would be held at another price than was paid, or cut at another length.
+        assert session.sold in (None, ask.tier), "a session's answer is what it was sold as"
         return (
             self._sessions.spend(session, ask.request),
             self._ledger.voiding(session.hold, f"spent by {ask.request}"),

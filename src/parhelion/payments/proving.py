@@ -52,6 +52,17 @@ class Prover:
                 proven = _one_of(proven, Payer(known[0], None, self._wallet_asset))
         return proven
 
+    async def answer_of(self, credentials: Credentials) -> Session | None:
+        """The session whose answer a request spends; None where something else pays for it.
+
+        As `prove` has it: a payment and a key come before a session. Problem for a bad session.
+        """
+        bearer = credentials.bearer
+        has_key = bearer is not None and is_ours(bearer) and not is_session(bearer)
+        if credentials.session is None or credentials.payment is not None or has_key:
+            return None
+        return (await self._by_session(credentials.session)).answer
+
     def _by_key(self, bearer: str | None, is_needed: bool) -> Payer | None:
         if bearer is None or is_session(bearer) or (not is_needed and not is_ours(bearer)):
             return None

@@ -14,7 +14,7 @@ from parhelion.payments.x402.cashier import Earlier
 from parhelion.payments.x402.checkout import Checkout, bought, credited_only
 from parhelion.payments.x402.claim_book import Opens, Paid, Settlement, T, Unopened
 from parhelion.payments.x402.offers import CUSTODY
-from parhelion.payments.x402.prices import Price, tier_price, topup_price
+from parhelion.payments.x402.prices import Price, as_sold, tier_price, topup_price
 from parhelion.store import Statement, Store
 from parhelion.words import (
     ID_ENTROPY_BYTES,
@@ -155,7 +155,8 @@ class Till:
         self, tier: Tier, model: str, credentials: Credentials, request: str
     ) -> Opened:
         """Sell one answer of a tier that may be asked for within an hour."""
-        price = tier_price(tier, 0)
+        sold = as_sold(tier, model)
+        price = tier_price(sold, 0)
         proven = await self._prover.prove(credentials, is_needed=False)
 
         async def opens(paid: Settlement, first: Sequence[Statement]) -> tuple[str, Session]:
@@ -164,18 +165,19 @@ class Till:
             grant = Grant(
                 account=paid.account,
                 key=None,
-                rate=tier_rate(tier, model, paid.asset),
-                amount_micro=tier.price_micro,
+                rate=tier_rate(sold, model, paid.asset),
+                amount_micro=sold.price_micro,
                 seed=0,
-                tier=tier,
+                tier=sold,
             )
             token, session, rows = self._sessions.issue(
                 paid.account,
                 paid.asset,
                 caip10(f"{paid.network}:{paid.payer}"),
                 SESSION_TTL_S,
-                tier.name,
+                sold.name,
                 kin("hold", named),
+                sold,
             )
             await self._ledger.hold(
                 grant,
@@ -193,6 +195,17 @@ class Till:
             raise Undelivered(credited_only(paid.settlement), bought(paid.settlement))
         token, session = paid.opened
         return Opened(bought=bought(paid.settlement), session=session, token=token)
+
+    async def terms(self, name: str, credentials: Credentials) -> Tier:
+        """What a request for an answer of this tier is about; Problem NOT_FOUND that lists them.
+
+        Where it spends a session's answer that is the tier as it was sold, also when the pool has
+        changed it since or sells it no more; else the tier as it is sold now.
+        """
+        session = await self._prover.answer_of(credentials)
+        if session is not None and session.tier == name and session.sold is not None:
+            return session.sold
+        return self.checkout.tier(name)
 
     async def has_answer(self, token: str, tier: Tier) -> bool:
         """Whether a session has an answer of this tier to come; False where it bought none.

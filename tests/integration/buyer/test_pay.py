@@ -104,6 +104,7 @@ def test_a_redirect_takes_no_payment_along(funded: Person, shop: Shop) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_day")
 def test_a_dear_seller_is_refused_within_the_limits_and_paid_beyond_them(
     funded: Person, shop: Shop
 ) -> None:

@@ -113,6 +113,7 @@ def test_whatever_is_no_yes_pays_and_counts_nothing(
     assert shop.paid_requests == [] and spent(funded) == 0
 
 
+@pytest.mark.usefixtures("one_day")
 def test_who_is_killed_before_the_answer_has_spent_what_was_reserved(
     funded: Person, shop: Shop
 ) -> None:

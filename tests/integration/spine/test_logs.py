@@ -16,7 +16,15 @@ from parhelion.testing.processes import Running, start_up
 SECRET = "Zanzibar quartermaster"
 """The model does not say this by itself, and no part of it is a word of ours."""
 
-CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": SECRET}], "max_tokens": 8}
+NEVER_ENDS = {"2": -100, "0": -100}
+"""The model's ends of text."""
+
+CHAT: dict[str, Any] = {
+    "messages": [{"role": "user", "content": SECRET}],
+    "max_tokens": 8,
+    "logit_bias": NEVER_ENDS,
+}
+"""Of eight tokens, whatever they are."""
 
 REFUSED: tuple[dict[str, Any], ...] = (
     {"messages": [{"role": SECRET, "content": SECRET}]},
@@ -108,7 +116,7 @@ def poisons_the_engine(pool: Running) -> str:
 def asked(content: str) -> dict[str, Any]:
     """A prompt of its own, whose answer has no end of text."""
     turns = [{"role": "user", "content": content}]
-    return {"messages": turns, "max_tokens": 300, "logit_bias": {"2": -100, "0": -100}}
+    return {"messages": turns, "max_tokens": 300, "logit_bias": NEVER_ENDS}
 
 
 def told(pool: Running, body: dict[str, Any], kills: int) -> tuple[str, dict[str, Any]]:

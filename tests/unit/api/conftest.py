@@ -219,6 +219,7 @@ class Answer:
             cost="5680",
             asset=ASSET,
             nodes=("12D3KooWNode",),
+            segments=(("12D3KooWNode",),),
             route="pool",
             migrations=0,
             hold=kin("hold", self.request),

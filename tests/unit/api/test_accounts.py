@@ -10,6 +10,7 @@ import pytest
 from parhelion.api.wire import FORWARDED, Visit
 from parhelion.config import Config, LimitsConfig
 from parhelion.identity import text_of
+from parhelion.identity.recovery import written
 from tests.unit.api.conftest import ASSET, make_pool
 from tests.unit.identity.authenticator import Passkey
 
@@ -84,11 +85,24 @@ async def test_a_passkey_opens_an_account_and_a_second_is_added_by_its_session(
         assert (await who(pool, token_of(back)))["recovery"] is False
 
 
-async def test_a_new_code_voids_the_old_one_and_takes_a_session(shared_pool: Any) -> None:
+async def confirm(pool: Any, token: str, code: str) -> Any:
+    return await pool.call("PUT", "/v1/account/recovery", {"code": code}, key=token)
+
+
+async def test_a_new_code_voids_the_old_one_when_it_is_confirmed(shared_pool: Any) -> None:
     pool = shared_pool
     account, code, token = await by_code(pool)
     newer = await pool.call("POST", "/v1/account/recovery", {}, key=token)
     assert newer.status == 200
+    back = await pool.call("POST", "/v1/sign-in/recovery", {"code": code})
+    assert back.json["account"] == account, "the answer with the new one may have been lost"
+    odd = await confirm(pool, token, code[:-1])
+    assert (odd.status, odd.error["param"]) == (401, "code")
+    odd = await confirm(pool, token, written(b"o" * 32))
+    assert (odd.status, odd.error["code"]) == (409, "conflict")
+    for ended in (1, 0):
+        kept = await confirm(pool, token, newer.json["recovery_code"])
+        assert (kept.status, kept.json) == (200, {"ended": ended})
     void = await pool.call("POST", "/v1/sign-in/recovery", {"code": code})
     assert (void.status, void.error["code"]) == (401, "sign_in_invalid")
     good = await pool.call("POST", "/v1/sign-in/recovery", newer.json)
@@ -96,6 +110,7 @@ async def test_a_new_code_voids_the_old_one_and_takes_a_session(shared_pool: Any
     good = await pool.call("POST", "/v1/sign-in/recovery", {"code": newer.json["recovery_code"]})
     assert good.json["account"] == account
     assert (await pool.call("POST", "/v1/account/recovery", {})).status == 401
+    assert (await pool.call("PUT", "/v1/account/recovery", {"code": code})).status == 401
 
 
 async def test_a_passkey_is_removed_but_never_the_last_way_in(shared_pool: Any) -> None:
@@ -122,7 +137,10 @@ async def test_a_passkey_is_removed_but_never_the_last_way_in(shared_pool: Any) 
     refused = await pool.call("DELETE", last, key=token)
     assert (refused.status, refused.error["code"]) == (409, "conflict")
     assert (await enter(pool, mine)).status == 200
-    await pool.call("POST", "/v1/account/recovery", {}, key=token)
+    offered = await pool.call("POST", "/v1/account/recovery", {}, key=token)
+    refused = await pool.call("DELETE", last, key=token)
+    assert refused.status == 409, "a code that nobody may have is no way in"
+    await confirm(pool, token, offered.json["recovery_code"])
     assert (await pool.call("DELETE", last, key=token)).json == {"passkeys": []}
 
 
@@ -154,6 +172,7 @@ async def test_no_key_adds_a_way_back_not_even_a_whole_one(shared_pool: Any) -> 
     secret, _ = await pool.key()
     for method, path, body in (
         ("POST", "/v1/account/recovery", {}),
+        ("PUT", "/v1/account/recovery", {"code": written(b"o" * 32)}),
         ("POST", "/v1/accounts/passkey/challenge", {}),
         ("GET", "/v1/account/passkeys", None),
         ("DELETE", "/v1/account/passkeys/AAAA", None),
@@ -175,6 +194,7 @@ async def test_a_session_of_one_answer_is_told_nothing_of_its_account(shared_poo
     assert (told["wallets"], told["passkeys"], told["recovery"]) == ([], 0, False)
     for method, path, body in (
         ("POST", "/v1/account/recovery", {}),
+        ("PUT", "/v1/account/recovery", {"code": written(b"o" * 32)}),
         ("POST", "/v1/accounts/passkey/challenge", {}),
         ("GET", "/v1/account/keys", None),
         ("POST", "/v1/account/keys", {"name": "x"}),

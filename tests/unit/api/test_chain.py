@@ -16,7 +16,8 @@ from parhelion.api.wire import VISIT, Visit
 from parhelion.chain.rpc import RpcRefused, RpcUnavailable
 from parhelion.chain.transaction import Change, Standing, Transaction
 from parhelion.config import Config, X402Network
-from parhelion.payments.x402 import TIERS, ClaimState, Network, TotalsRow, payees
+from parhelion.payments.x402 import TIERS, ClaimState, Network, Payee, TotalsRow, payees
+from parhelion.payments.x402.networks import known
 from parhelion.payments.x402.tally import PayeeTotals, Totals
 from parhelion.testing.clock import ManualClock
 from parhelion.words import AssetClass, Problem, ProblemCode
@@ -77,14 +78,20 @@ TOTALS = Totals(
 class Explorer:
     """The routes over scripted chains."""
 
-    def __init__(self, found: Transaction | None = LANDED, *, is_open: bool = True) -> None:
+    def __init__(
+        self,
+        found: Transaction | None = LANDED,
+        *,
+        is_open: bool = True,
+        payees: tuple[Payee, ...] = PAYEES,
+    ) -> None:
         self.found = found
         self.asked: list[tuple[str, str]] = []
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.clock = ManualClock()
         shop = SimpleNamespace(
-            payees=PAYEES,
+            payees=payees,
             rpcs={SOLANA: None, EVM: None},
             checkout=SimpleNamespace(tiers=TIERS),
             tally=self,
@@ -161,6 +168,19 @@ async def test_networks_are_listed_and_the_rpc_is_told_on_this_machine_only() ->
     assert [each["rpc"] for each in far] == [None, None]
     closed = json_of(await Explorer(is_open=False).get("/v1/chain"))
     assert closed == {"object": "list", "data": []}
+
+
+async def test_of_a_public_network_the_public_node_is_told_and_never_the_one_that_is_set() -> None:
+    setting = X402Network(
+        id=EVM,
+        pay_to="0x" + "Ab" * 20,
+        fee_payer_key_file="k",
+        rpc_url="https://rpc.example/my-secret-key",
+    )
+    explorer = Explorer(payees=payees((setting,), AssetClass.TEST))
+    for address in ("127.0.0.1", "192.0.2.1"):
+        (told,) = json_of(await explorer.get("/v1/chain", address=address))["data"]
+        assert (told["local"], told["rpc"]) == (False, known(EVM).rpc_url)
 
 
 async def test_a_transaction_is_told_as_json_and_labelled_local() -> None:

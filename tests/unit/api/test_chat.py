@@ -36,6 +36,7 @@ async def test_a_whole_answer_has_openais_shape_and_our_usage(pool: Any) -> None
         "cost": "5680",
         "asset": "PRLX.local",
         "nodes": ["12D3KooWNode"],
+        "segments": [["12D3KooWNode"]],
         "route": "pool",
         "migrations": 0,
         "hold": f"hold_{request.removeprefix('req_')}",

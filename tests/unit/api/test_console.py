@@ -112,9 +112,10 @@ async def test_a_reader_that_stalls_gets_no_backlog(
 async def test_readers_of_the_console_are_bounded_as_those_of_the_nodes_are(
     pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for limit in ("READERS_LIMIT", "READERS_PER_SITE_LIMIT"):
+    alone = (("READERS_LIMIT", readers.READERS_FOR_ACCOUNTS + 1), ("READERS_PER_SITE_LIMIT", 1))
+    for limit, count in alone:
         with monkeypatch.context() as patch:
-            patch.setattr(readers, limit, 1)
+            patch.setattr(readers, limit, count)
             exchange = pool.start("GET", "/v1/console/stream")
             await pool.until(lambda exchange=exchange: told(exchange.response.body))
             refused = await pool.call("GET", "/v1/console/stream")

@@ -151,7 +151,7 @@ async def test_the_stream_ends_when_the_coordinator_stops(pool: Any) -> None:
 async def test_one_reader_too_many_is_503_with_what_to_do(
     pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "READERS_LIMIT", 1)
+    monkeypatch.setattr(readers, "READERS_LIMIT", readers.READERS_FOR_ACCOUNTS + 1)
     exchange = pool.start("GET", "/v1/nodes/stream")
     await events(pool, exchange, 1)
     refused = await pool.call("GET", "/v1/nodes/stream")
@@ -160,16 +160,40 @@ async def test_one_reader_too_many_is_503_with_what_to_do(
     await leave(exchange)
 
 
-async def test_readers_are_counted_by_address_whatever_a_proxy_says(
+async def test_readers_are_counted_by_address_whatever_a_stranger_says(
     pool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "READERS_PER_SITE_LIMIT", 1)
-    exchange = pool.start("GET", "/v1/nodes/stream")
+    exchange = pool.start("GET", "/v1/nodes/stream", client="192.0.2.9")
     await events(pool, exchange, 1)
-    refused = await pool.call("GET", "/v1/nodes/stream", headers={"x-forwarded-for": "192.0.2.9"})
+    said = {"x-forwarded-for": "192.0.2.10"}
+    refused = await pool.call("GET", "/v1/nodes/stream", headers=said, client="192.0.2.9")
     assert (refused.status, refused.error["code"]) == (503, "overloaded")
     assert refused.headers["retry-after"] and "/v1/nodes" in refused.error["hint"]
     await leave(exchange)
+
+
+async def test_one_stranger_behind_a_proxy_keeps_no_signed_in_reader_out(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A credential that is bad is as good as none, and no reason to be refused what all may see."""
+    monkeypatch.setattr(readers, "READERS_HIDDEN_LIMIT", 1)
+    monkeypatch.setattr(readers, "READERS_PER_ACCOUNT_LIMIT", 1)
+    hidden = {"x-forwarded-for": "192.0.2.10"}
+    opened = await pool.call("POST", "/v1/accounts/recovery", {})
+    mine = {"cookie": opened.headers["set-cookie"].split(";")[0], **hidden}
+    bad = {"cookie": "parhelion_session=ses-prl-" + "A" * 43, **hidden}
+    secret, _ = await pool.key()
+    ways = [{"headers": bad}, {"headers": mine}, {"headers": hidden, "key": secret}]
+    reading = []
+    for way in ways:
+        reading.append(pool.start("GET", "/v1/nodes/stream", **way))
+        await events(pool, reading[-1], 1)
+    for way in (*ways, {"headers": hidden}, {"headers": hidden, "key": "sk-prl-none"}):
+        refused = await pool.call("GET", "/v1/nodes/stream", **way)
+        assert (refused.status, refused.error["code"]) == (503, "overloaded"), way
+    for exchange in reading:
+        await leave(exchange)
 
 
 async def test_head_of_the_stream_ends(pool: Any) -> None:

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 
 from parhelion.api import prepare
+from parhelion.identity import Caller
 from parhelion.payments.x402 import TIERS, tier_named
+from parhelion.payments.x402.prepared import Transaction
 from parhelion.words import Quote, Rate
 from tests.unit.api.conftest import CONFIG, chat_body, make_pool, model_card
 
@@ -151,6 +153,44 @@ async def test_a_tier_that_no_node_serves_is_refused_before_anybody_signs(
     monkeypatch.setattr(prepare, "Served", lambda _c: SimpleNamespace(available=lambda _m: False))
     answer = await pool.call("POST", prepare.PREPARE, {**ASKED, "buys": {"tier": "basic"}})
     assert (answer.status, answer.error["code"]) == (503, "no_node")
+
+
+async def test_a_payment_that_is_prepared_says_whose_account_it_credits(
+    pool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser may be signed in as somebody else by a neighbour: its owner must see it."""
+    callers: list[Caller] = []
+
+    class Preparing:
+        async def prepare(self, *asked: Any, caller: Caller) -> Any:
+            callers.append(caller)
+            sign = Transaction(wire=b"x")
+            told = dict.fromkeys(("accepted", "resource", "words", "expires_at_ms"), ())
+            return SimpleNamespace(**{**told, "sign": sign})
+
+    shop = SimpleNamespace(checkout=SimpleNamespace(tier=tier_of), preparing=Preparing())
+    monkeypatch.setattr(prepare, "_shop", lambda _rooms: shop)
+    monkeypatch.setattr(prepare, "Served", lambda _c: SimpleNamespace(available=lambda _m: True))
+    opened = await pool.call("POST", "/v1/accounts/recovery", {})
+    mine = {"cookie": opened.headers["set-cookie"].split(";")[0]}
+    secret, view = await pool.key()
+    topup, tier = {"topup_usd": "1"}, {"tier": "basic"}
+    bad = {"cookie": "parhelion_session=ses-prl-" + "A" * 43}
+    for buys, account, more in (
+        (topup, opened.json["account"], {"headers": mine}),
+        (topup, view.account, {"key": secret}),
+        (topup, None, {}),
+        (topup, None, {"headers": bad}),
+        (tier, None, {"headers": mine}),
+    ):
+        answer = await pool.call("POST", prepare.PREPARE, {**ASKED, "buys": buys}, **more)
+        assert (answer.status, answer.json["account"]) == (200, account), more
+    hidden = {**mine, "x-forwarded-for": "192.0.2.10"}
+    asked = {**ASKED, "buys": topup}
+    await pool.call("POST", prepare.PREPARE, asked, headers=hidden)
+    assert callers[-1] == Caller("", opened.json["account"])
+    await pool.call("POST", prepare.PREPARE, asked, headers=hidden, client="192.0.2.9")
+    assert callers[-1] == Caller("192.0.2.9", opened.json["account"])
 
 
 def tier_of(name: str) -> Any:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import os
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
 from parhelion import setup
+from parhelion.api import build_app
 from parhelion.api.setup import Turn
 from parhelion.api.setup_rules import UNREADY_SHOWN, missing
+from parhelion.coordinator import Metrics
+from parhelion.identity import Invites, NodeKey, Wallets
+from parhelion.payments.x402.prices import TIERS, tier_named
 from parhelion.setup import FILE, Told
-from parhelion.words import Problem, ProblemCode
+from parhelion.words import Credentials, Problem, ProblemCode, Tier
+
+from .conftest import CONFIG, until
 
 ASSET = "PRLX.local"
 MODEL = "Acme/Small-1"
@@ -190,6 +200,158 @@ async def test_tiers_hold_from_the_next_start_on_and_it_says_so(pool: Any) -> No
     kept = setup.read(pool.folder)
     assert kept is not None and kept.tiers is not None
     assert [(tier.name, tier.price_micro) for tier in kept.tiers] == [("gold", 70000)]
+
+
+@pytest.fixture
+async def seller(pool: Any) -> Any:
+    """The pool where payments on networks are taken: what it sells at a fixed price."""
+    selling, checkout = copy.copy(pool), Shelf()
+    till = SimpleNamespace(terms=checkout.terms, checkout=checkout)
+    shop = SimpleNamespace(checkout=checkout, payees=())
+    selling.checkout = checkout
+    selling.app = build_app(
+        **{
+            **{name: getattr(pool, name) for name in JOINED},
+            "config": CONFIG,
+            "entropy": os.urandom,
+            "metrics": Metrics(),
+            "invites": Invites(pool.store, pool.clock),
+            "wallets": Wallets(pool.store, pool.ledger, pool.clock),
+            "members": None,
+            "node_key": NodeKey.load_or_create(pool.folder / "coordinator.key"),
+            "admin_key": ADMIN,
+            "shop": shop,
+            "till": till,
+        }
+    )
+    return selling
+
+
+JOINED = (
+    *("coordinator", "catalogue", "keys", "ledger", "receipts", "accounts", "access", "store"),
+    *("clock", "slices", "fetch_tokens", "sessions", "setup"),
+)
+
+
+class Shelf:
+    """Of a checkout what has to do with tiers."""
+
+    asset = "USDC.local"
+
+    def __init__(self) -> None:
+        self.tiers: tuple[Tier, ...] = TIERS
+
+    def sell(self, tiers: tuple[Tier, ...]) -> None:
+        self.tiers = tiers
+
+    def tier(self, name: str) -> Tier:
+        return tier_named(name, self.tiers)
+
+    async def terms(self, name: str, credentials: Credentials) -> Tier:
+        return self.tier(name)
+
+
+ASK = {"messages": [{"role": "user", "content": "Hi"}]}
+PREMIUM = {"name": "premium", "price": "375000", "max_tokens": 99, "max_prompt_tokens": 1000}
+
+
+async def test_tiers_hold_at_once_where_payments_are_taken(seller: Any) -> None:
+    body = (await put(seller, choice(tiers=[TIER, PREMIUM]))).json
+    assert [tier["name"] for tier in body["tiers"]] == ["gold", "premium"]
+    assert (body["next_start"], body["next_tiers"]) == ([], None)
+    for name, tokens in (("gold", 100), ("premium", 99)):
+        for path in (f"/{name}/v1/chat/completions", f"/{name}/v1/chat/completions/"):
+            assert (await seller.call("POST", path, ASK)).status == 200, path
+            assert seller.coordinator.asks[-1].tier.max_tokens == tokens
+        listed = (await seller.call("GET", f"/{name}/v1/models")).json["data"]
+        assert listed[0]["default_max_tokens"] == tokens
+    told = await seller.call("POST", "/v1/inference?tier=gold", {"prompt": "Hi"})
+    assert told.status == 200 and seller.coordinator.asks[-1].tier.price_micro == 70_000
+    asked = len(seller.coordinator.asks)
+    for path in ("/basic/v1/chat/completions", "/standard/v1/completions"):
+        gone = await seller.call("POST", path, ASK)
+        assert (gone.status, gone.error["code"]) == (404, "not_found"), path
+        assert "gold, premium" in gone.error["hint"]
+    assert (await seller.call("GET", "/basic/v1/models")).status == 404
+    assert len(seller.coordinator.asks) == asked
+
+
+async def test_a_tier_that_was_added_is_behind_the_same_door(seller: Any) -> None:
+    await put(seller, choice(tiers=[TIER]))
+    for route in ("chat/completions", "completions", "inference"):
+        path, asked = f"/gold/v1/{route}", len(seller.coordinator.asks)
+        foreign = await seller.call("POST", path, ASK, headers={"host": "evil.example"})
+        assert foreign.status == 403, path
+        origin = await seller.call("POST", path, ASK, headers={"origin": "http://evil.example"})
+        assert origin.status == 403, path
+        form = {"content-type": "text/plain"}
+        assert (await seller.call("POST", path, ASK, headers=form)).status == 415, path
+        assert (await seller.call("PUT", path, ASK)).status == 405, path
+        assert len(seller.coordinator.asks) == asked
+
+
+async def test_a_private_pool_sells_no_tiers_and_a_paid_one_those_that_it_had(seller: Any) -> None:
+    await put(seller, choice(tiers=[TIER]))
+    body = (await put(seller, choice(private=True))).json
+    assert body["tiers"] == [] and [tier["name"] for tier in body["next_tiers"]] == ["gold"]
+    assert body["next_start"] == []
+    assert (await seller.call("GET", "/v1/setup")).json["next_tiers"] is None, "the owner's alone"
+    refused = await seller.call("POST", "/gold/v1/chat/completions", ASK)
+    assert refused.status == 404 and "sells none" in refused.error["hint"]
+    body = (await put(seller, choice(tiers=[{**TIER, "price": "90000"}]))).json
+    assert [tier["price"] for tier in body["tiers"]] == ["90000"]
+    assert body["next_tiers"] is None and seller.checkout.tiers[0].price_micro == 90_000
+
+
+async def test_a_refused_set_up_leaves_the_tiers_that_are_sold(seller: Any) -> None:
+    seller.catalogue.refuses = Problem(ProblemCode.STORE_UNAVAILABLE, "the database is full")
+    assert (await put(seller, choice(tiers=[TIER]))).status == 503
+    assert seller.checkout.tiers == TIERS and setup.read(seller.folder) is None
+
+
+async def test_a_set_up_whose_sender_leaves_is_whole(
+    seller: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is written, the prices are not: whoever sent it goes, and the rest is done."""
+    reached, go, turn = asyncio.Event(), asyncio.Event(), seller.catalogue.turn
+
+    async def slow(*given: Any, **more: Any) -> None:
+        reached.set()
+        await go.wait()
+        await turn(*given, **more)
+
+    monkeypatch.setattr(seller.catalogue, "turn", slow)
+    sending = asyncio.create_task(put(seller, choice(nodes=4, private=True)))
+    async with asyncio.timeout(5):
+        await reached.wait()
+    assert setup.read(seller.folder) is not None and seller.catalogue.pricing == "paid"
+    sending.cancel()
+    await asyncio.wait([sending])
+    other = await put(seller, choice(nodes=9))
+    assert (other.status, other.error["code"]) == (409, "conflict"), "its turn is not over"
+    go.set()
+    await until(lambda: seller.coordinator.need == 4)
+    assert seller.catalogue.pricing == "free" and seller.checkout.tiers == ()
+    kept = setup.read(seller.folder)
+    assert kept is not None and (kept.nodes, kept.private) == (4, True)
+    assert (await put(seller, choice(nodes=2))).status == 200
+
+
+async def test_a_set_up_that_is_refused_when_its_sender_has_left_is_told_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    turn, go = Turn(), asyncio.Event()
+
+    async def refused() -> None:
+        await go.wait()
+        raise Problem(ProblemCode.STORE_UNAVAILABLE, "the database is full")
+
+    waiting = asyncio.create_task(turn.whole(refused()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    go.set()
+    await until(lambda: "had left" in caplog.text)
 
 
 def test_two_set_ups_at_once_are_one_and_a_refusal() -> None:

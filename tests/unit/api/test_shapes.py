@@ -19,9 +19,10 @@ def filled() -> Usage:
         elif kind is str:
             values[name] = name
         else:
-            # A literal's last word, or a tuple's one text.
-            last = get_args(kind)[-1]
-            values[name] = (name,) if last is ... else last
+            # A literal's last word, or a tuple's one text, or that in a tuple.
+            first, last = get_args(kind)[0], get_args(kind)[-1]
+            text = name if first is str else (name,)
+            values[name] = (text,) if last is ... else last
     return msgspec.convert(values, Usage)
 
 

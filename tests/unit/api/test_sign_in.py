@@ -15,7 +15,8 @@ from solders.keypair import Keypair
 
 from parhelion import identity
 from parhelion.api import build_app
-from parhelion.api.session import answer_cookies, session_token, without_cookie
+from parhelion.api.session import answer_cookies, bought_token, session_token, without_cookie
+from parhelion.api.wire import VISIT, Visit, scheme_of
 from parhelion.config import Config, LimitsConfig
 from parhelion.coordinator import Metrics
 from parhelion.identity import (
@@ -236,30 +237,38 @@ async def test_a_bad_session_is_refused_beside_a_good_key(desk: Any) -> None:
     assert (response.status, response.error["code"]) == (401, "invalid_session")
 
 
+async def opened(desk: Any) -> tuple[str, str]:
+    """An account of a recovery code, and its session's token."""
+    response = await desk.call("POST", "/v1/accounts/recovery", {})
+    token = response.headers["set-cookie"].split(";")[0].partition("=")[2]
+    return response.json["account"], token
+
+
 async def test_linking_takes_proof_from_both_sides(desk: Any) -> None:
-    secret, view = await desk.key()
+    account, own = await opened(desk)
     one, two = Wallet(), Wallet(SOLANA)
 
     async def link(wallet: Wallet, **more: Any) -> Any:
         return await desk.call("POST", "/v1/wallets/link", await wallet.proof(desk), **more)
 
     assert (await link(one)).status == 401
-    linked = await link(one, key=secret)
-    assert linked.json == {"account": view.account, "wallets": [one.name]}
-    assert (await one.sign_in(desk)).json["account"] == view.account
-    assert (await link(one, key=secret)).status == 200
+    linked = await link(one, key=own)
+    assert linked.json == {"account": account, "wallets": [one.name]}
+    assert (await one.sign_in(desk)).json["account"] == account
+    again = await link(one, headers={"cookie": f"parhelion_session={own}"})
+    assert (again.status, again.json) == (200, linked.json)
     token = (await one.sign_in(desk)).json["session"]
     second = await link(two, key=token)
     assert set(second.json["wallets"]) == {one.name, two.name}
     unsigned = {**await Wallet().proof(desk), "signature": "0x" + "11" * 65}
-    assert (await desk.call("POST", "/v1/wallets/link", unsigned, key=secret)).status == 401
+    assert (await desk.call("POST", "/v1/wallets/link", unsigned, key=own)).status == 401
 
 
 async def test_a_wallet_with_an_account_of_its_own_is_not_taken_from_it(desk: Any) -> None:
     wallet = Wallet()
     own = (await wallet.sign_in(desk)).json["account"]
-    secret, _ = await desk.key()
-    response = await desk.call("POST", "/v1/wallets/link", await wallet.proof(desk), key=secret)
+    _, other = await opened(desk)
+    response = await desk.call("POST", "/v1/wallets/link", await wallet.proof(desk), key=other)
     assert (response.status, response.error["code"]) == (409, "conflict")
     assert (await wallet.sign_in(desk)).json["account"] == own
 
@@ -289,16 +298,18 @@ async def test_an_account_of_a_recovery_code_gets_a_wallet_and_takes_no_other_ac
     assert (back.json["account"], back.json["asset"]) == (owner, ASSET)
 
 
-async def test_what_may_not_spend_all_lets_no_wallet_in(desk: Any) -> None:
-    """A wallet spends the whole balance: a limited key must not make one of itself."""
+async def test_only_a_session_lets_a_wallet_in_and_no_key_not_even_a_whole_one(desk: Any) -> None:
+    """A wallet is a way in for good: whoever finds a key would stay when it is revoked."""
     wallet = Wallet()
+    whole, _ = await desk.key()
     limited, view = await desk.key(limit_micro=1000)
     ending, _ = await desk.key(expires_at_ms=desk.clock.now_ms() + 60_000)
     answer, _ = await desk.sessions.open(view.account, ASSET, wallet.name, 60, "basic", "hold_0")
-    for credential in (limited, ending, answer):
+    for credential in (whole, limited, ending, answer):
         body = await wallet.proof(desk)
         response = await desk.call("POST", "/v1/wallets/link", body, key=credential)
         assert (response.status, response.error["code"]) == (403, "forbidden")
+    assert await desk.joined["wallets"].find(wallet.name) is None
 
 
 async def test_a_session_with_an_answer_says_of_which_tier_and_whether_it_is_spent(
@@ -349,16 +360,65 @@ async def test_one_session_is_read_from_wherever_it_stands() -> None:
     token = "ses-prl-" + "A" * 43
     cookie = f"x=1; parhelion_session={token}".encode()
     same = {b"cookie": cookie, b"x-parhelion-session": token.encode()}
-    assert session_token(same, token) == token
-    assert session_token({}, "sk-prl-x") is None
-    assert session_token({b"cookie": b"parhelion_session=; y"}, None) is None
-    assert session_token({b"x-parhelion-session": b"x"}, "x") == "x"
+    assert session_token(same, token, "http") == token
+    assert session_token({}, "sk-prl-x", "http") is None
+    assert session_token({b"cookie": b"parhelion_session=; y"}, None, "http") is None
+    assert session_token({b"x-parhelion-session": b"x"}, "x", "http") == "x"
     for differing in (
         {b"cookie": cookie, b"x-parhelion-session": b"other"},
         {b"cookie": cookie + b"; parhelion_session=other"},
     ):
         with pytest.raises(Problem, match="two different"):
-            session_token(differing, None)
+            session_token(differing, None, "http")
+
+
+async def test_over_https_no_neighbour_can_plant_a_session() -> None:
+    """A browser takes `__Host-` from this very host alone; any other name may be a neighbour's."""
+    mine, planted = "ses-prl-" + "A" * 43, "ses-prl-" + "B" * 43
+    for name, path in (
+        ("session", "/v1/session"),
+        ("answer_basic", "/basic/v1/chat/completions"),
+        ("answer_basic", "/content/basic"),
+    ):
+        plain, prefixed = f"parhelion_{name}={planted}", f"__Host-parhelion_{name}={mine}"
+        both = {b"cookie": f"{plain}; {prefixed}".encode()}
+        assert session_token(both, None, "https", path) == mine
+        assert session_token(both, None, "http", path) == planted
+        assert session_token({b"cookie": plain.encode()}, None, "https", path) is None
+        assert without_cookie({b"cookie": plain.encode()}, "https", path) == ()
+        ((_, gone),) = without_cookie(both, "https", path)
+        assert gone.startswith(f"__Host-parhelion_{name}=; Path=/; ".encode())
+    receipt = {b"cookie": f"parhelion_receipt={planted}".encode()}
+    assert (bought_token(receipt, "http"), bought_token(receipt, "https")) == (planted, None)
+    for _, cookie in answer_cookies(mine, "https", 60, "basic"):
+        name, *attributes = cookie.decode().split("; ")
+        assert name.startswith("__Host-parhelion_")
+        assert {"Secure", "Path=/", "HttpOnly", "SameSite=Strict"} < set(attributes)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "public_url", "host", "proxied", "told"),
+    [
+        ("http", "", "localhost:3001", False, "http"),
+        ("https", "", "localhost:3001", False, "https"),
+        ("http", "https://pool.example", "pool.example", True, "https"),
+        ("http", "https://pool.example", "Pool.Example", False, "https"),
+        ("http", "https://pool.example", "127.0.0.1:3001", True, "https"),
+        ("http", "https://pool.example", "127.0.0.1:3001", False, "http"),
+        ("http", "http://pool.example", "pool.example", True, "http"),
+        ("http", "", "pool.example", True, "http"),
+    ],
+)
+async def test_a_cookie_is_of_the_scheme_by_which_the_browser_came(
+    scheme: str, public_url: str, host: str, proxied: bool, told: str
+) -> None:
+    async def send(_message: Any) -> None:
+        raise AssertionError("sent")
+
+    fields = {b"host": host.encode()} | ({b"x-forwarded-for": b"9.9.9.9"} if proxied else {})
+    visit = Visit("req_1", fields, "127.0.0.1", send, public_url)
+    scope: Any = {VISIT: visit, "scheme": scheme}
+    assert scheme_of(scope) == told
 
 
 async def test_a_wallets_receipt_answers_to_its_session_and_to_no_other(desk: Any) -> None:
@@ -404,8 +464,8 @@ async def test_the_cookie_of_an_answer_opens_its_receipt_and_hides_no_other(desk
     bought, token = await charged(desk, payer["account"], "basic")
     theirs, _ = await charged(desk, payer["account"])
     mine, _ = await charged(desk, signed_in["account"])
-    assert token in answer_cookies(token, "http", 60, "basic")[2][1].decode()
-    answer, person = f"parhelion_answer={token}", f"parhelion_session={signed_in['session']}"
+    assert token in answer_cookies(token, "http", 60, "basic")[1][1].decode()
+    answer, person = f"parhelion_receipt={token}", f"parhelion_session={signed_in['session']}"
 
     async def read(request: str, *cookies: str, **more: Any) -> Any:
         path = f"/v1/receipts/{request}/explain"
@@ -424,7 +484,7 @@ async def test_the_cookie_of_an_answer_opens_its_receipt_and_hides_no_other(desk
         assert (await read(bought, answer, **more)).status == 401
     assert (await read(bought, answer, headers={"x-parhelion-session": bad})).status == 401
     # One that is over is in nobody's way, and says so where nothing else came.
-    over = f"parhelion_answer={bad}"
+    over = f"parhelion_receipt={bad}"
     assert (await read(mine, over, person)).json["request"] == mine
     assert (await read(mine, over)).error["code"] == "invalid_session"
     two = await read(bought, answer, over)
@@ -467,16 +527,17 @@ async def test_the_cookie_of_a_living_session_outlives_any_other_refusal(desk: A
 
 
 async def test_only_the_cookie_that_was_refused_is_taken_away() -> None:
-    both = {b"cookie": f"parhelion_session={DEAD}; parhelion_answer={DEAD}".encode()}
+    names = ("session", "answer_basic", "receipt")
+    all_of_them = "; ".join(f"parhelion_{name}={DEAD}" for name in names).encode()
 
     def gone(path: str) -> list[str]:
-        taken = (value.decode() for _, value in without_cookie(both, "https", path))
-        return [value.split("; Max-Age=0")[0] for value in taken]
+        taken = without_cookie({b"cookie": all_of_them}, "http", path)
+        return [value.decode().split("=; Path=/; Max-Age=0")[0] for _, value in taken]
 
-    answer = ["parhelion_answer=; Path=/content/basic", "parhelion_answer=; Path=/basic/"]
+    answer, session = ["parhelion_answer_basic"], ["parhelion_session"]
     assert gone("/content/basic") == gone("/basic/v1/chat/completions") == answer
-    assert gone("/v1/receipts/rcpt_x") == ["parhelion_session=; Path=/"]
-    assert gone("/a\r\nset-cookie: x") == gone("/") == []
+    assert gone("/v1/receipts/rcpt_x") == gone("/v1/session") == session
+    assert gone("/premium/v1/completions") == gone("/a\r\nset-cookie: x") == session
     assert without_cookie({}, "http", "/") == ()
 
 
@@ -485,7 +546,8 @@ async def test_who_is_signed_in_and_bought_nothing_is_offered_an_answer(desk: An
     bought, asked = set[str](), list[Credentials]()
 
     class Till:
-        checkout = SimpleNamespace(tier=lambda name: TIERS[0])
+        async def terms(self, name: str, said: Credentials) -> Any:
+            return TIERS[0]
 
         async def has_answer(self, token: str, tier: Any) -> bool:
             await desk.sessions.find(token)

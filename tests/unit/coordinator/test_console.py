@@ -13,6 +13,7 @@ from parhelion.coordinator import console as consoles
 from parhelion.coordinator.biography import MARKS_KEPT, NODES_KEPT, States
 from parhelion.coordinator.console import LOOK_S, STREAMS_LIMIT, short
 from parhelion.coordinator.traffic import STEP_S
+from parhelion.identity import Caller
 from parhelion.testing.clock import ManualClock
 
 
@@ -117,7 +118,7 @@ async def test_what_nobody_measured_is_null(pool: Any) -> None:
 async def test_nothing_is_made_while_nobody_looks_and_once_for_all_who_do(pool: Any) -> None:
     console = pool.coordinator.console
     assert (console.number, console._timer) == (0, None)
-    first, second = console.follow("a"), console.follow("b")
+    first, second = console.follow(Caller("a")), console.follow(Caller("b"))
     assert (console.number, await anext(first)) == (1, console.shown)
     assert await anext(second) == console.shown
     for _ in range(5):

@@ -13,6 +13,7 @@ from parhelion.coordinator import readers as readers_of
 from parhelion.coordinator.feed import NodeFeed, NodesEvent, Reader
 from parhelion.coordinator.roster import GONE_KEPT, PARDONED, REFUSED_KEPT, SHOWN_S, Roster
 from parhelion.coordinator.views import NodeView
+from parhelion.identity import Caller
 from parhelion.words import Problem, ProblemCode
 
 
@@ -190,28 +191,58 @@ async def test_many_changes_at_once_are_one_look(monkeypatch: pytest.MonkeyPatch
         assert pool.looks - looks <= took_s / feeds.LOOK_S + 1
 
 
+def fill(pool: Pool, *callers: Caller) -> list[Reader]:
+    return [pool.feed.follow(None, caller) for caller in callers]
+
+
+def refusal(pool: Pool, caller: Caller) -> Problem:
+    with pytest.raises(Problem) as caught:
+        pool.feed.follow(None, caller)
+    assert caught.value.code == ProblemCode.OVERLOADED and caught.value.retry_after_s
+    assert "/v1/nodes" in caught.value.hint
+    return caught.value
+
+
+STRANGERS_LIMIT = readers_of.READERS_LIMIT - readers_of.READERS_FOR_ACCOUNTS
+
+
 async def test_readers_are_counted_and_leave_their_place() -> None:
     pool = Pool("a")
-    readers = [pool.feed.follow(None, str(site)) for site in range(readers_of.READERS_LIMIT)]
-    with pytest.raises(Problem) as caught:
-        pool.feed.follow(None)
-    assert caught.value.code == ProblemCode.OVERLOADED and caught.value.retry_after_s
+    readers = fill(pool, *(Caller(str(site)) for site in range(STRANGERS_LIMIT)))
+    refusal(pool, Caller())
     with readers[0]:
         pass
-    pool.feed.follow(None)
+    pool.feed.follow(None, Caller())
 
 
 async def test_one_address_cannot_take_every_readers_place() -> None:
-    pool = Pool("a")
-    readers = [pool.feed.follow(None, "here") for _ in range(readers_of.READERS_PER_SITE_LIMIT)]
-    with pytest.raises(Problem) as caught:
-        pool.feed.follow(None, "here")
-    assert caught.value.code == ProblemCode.OVERLOADED and caught.value.retry_after_s
-    assert "from this address" in caught.value.message and "/v1/nodes" in caught.value.hint
-    pool.feed.follow(None, "elsewhere")
+    pool, here = Pool("a"), Caller("here")
+    readers = fill(pool, *[here] * readers_of.READERS_PER_SITE_LIMIT)
+    assert "from this address" in refusal(pool, here).message
+    assert "from this address" in refusal(pool, Caller("here", "acct_new")).message
+    pool.feed.follow(None, Caller("elsewhere"))
     with readers[0]:
         pass
-    pool.feed.follow(None, "here")
+    pool.feed.follow(None, here)
+
+
+async def test_one_stranger_behind_a_proxy_takes_no_place_of_who_is_known() -> None:
+    pool = Pool("a")
+    fill(pool, *[Caller()] * readers_of.READERS_HIDDEN_LIMIT)
+    assert "through a proxy" in refusal(pool, Caller()).message
+    mine = Caller("", "acct_1")
+    fill(pool, Caller("here"), *[mine] * readers_of.READERS_PER_ACCOUNT_LIMIT)
+    assert "with this account" in refusal(pool, mine).message
+    pool.feed.follow(None, Caller("", "acct_2"))
+
+
+async def test_strangers_from_however_many_addresses_leave_places_for_who_is_signed_in() -> None:
+    pool = Pool("a")
+    fill(pool, *(Caller(str(site)) for site in range(STRANGERS_LIMIT)))
+    refusal(pool, Caller("here"))
+    kept = range(readers_of.READERS_FOR_ACCOUNTS)
+    fill(pool, *(Caller("", f"acct_{at}") for at in kept))
+    refusal(pool, Caller("", "acct_late"))
 
 
 async def test_the_end_of_the_coordinator_ends_every_reader() -> None:

@@ -82,11 +82,71 @@ async def test_a_code_leads_back_to_its_account_until_a_newer_one(members: Membe
     assert (first.wallet, first.asset) == (None, ASSET)
     again = await members.enter_with_code(code.lower(), "1.2.3.4")
     assert again.session.account == first.account and again.session.id != first.id
-    newer = await members.new_code(first)
+    newer = await members.offer_code(first)
+    await members.confirm_code(first, newer.lower())
     with pytest.raises(Problem, match="no account has"):
         await members.enter_with_code(code, "1.2.3.4")
     assert (await members.enter_with_code(newer, "")).session.account == first.account
     assert (await members.ways(first.account)) == (0, True)
+
+
+async def test_a_new_code_that_never_arrived_leaves_the_old_one_good(members: Members) -> None:
+    """Its answer was cut: the owner has only the sheet of paper from before."""
+    code, (_, first) = await members.open_with_code("1.2.3.4")
+    await members.offer_code(first)
+    lost = await members.offer_code(first)
+    assert (await members.enter_with_code(code, "")).session.account == first.account
+    arrived = await members.offer_code(first)
+    with pytest.raises(Problem, match="no account has"):
+        await members.enter_with_code(lost, "")
+    with pytest.raises(Problem) as caught:
+        await members.confirm_code(first, lost)
+    assert caught.value.code is ProblemCode.CONFLICT and caught.value.hint
+    assert (await members.enter_with_code(code, "")).session.account == first.account
+    await members.confirm_code(first, arrived)
+    with pytest.raises(Problem, match="no account has"):
+        await members.enter_with_code(code, "")
+
+
+async def test_the_first_use_of_a_new_code_voids_the_old_one(
+    store: Store, members: Members, clock: StillClock
+) -> None:
+    code, (mine, first) = await members.open_with_code("1.2.3.4")
+    newer = await members.offer_code(first)
+    entered = await members.enter_with_code(newer, "")
+    with pytest.raises(Problem, match="no account has"):
+        await members.enter_with_code(code, "")
+    with pytest.raises(Problem, match="has ended"):
+        await Sessions(store, clock).find(mine)
+    assert await Sessions(store, clock).find(entered.token)
+    assert (await members.enter_with_code(newer, "")).session.account == first.account
+    assert await store.read("SELECT 1 FROM recovery_codes_offered") == []
+
+
+async def test_a_confirmation_whose_answer_was_lost_is_said_again(members: Members) -> None:
+    _, (_, first) = await members.open_with_code("1.2.3.4")
+    newer = await members.offer_code(first)
+    await members.confirm_code(first, newer)
+    await members.enter_with_code(newer, "")
+    assert await members.confirm_code(first, newer) == 1
+    with pytest.raises(Problem, match="typo"):
+        await members.confirm_code(first, ("A" if newer[0] != "A" else "B") + newer[1:])
+
+
+async def test_one_code_at_most_waits_and_nobody_confirms_anothers(
+    store: Store, members: Members
+) -> None:
+    code, (_, first) = await members.open_with_code("1.2.3.4")
+    _, (_, other) = await members.open_with_code("1.2.3.4")
+    for _ in range(4):
+        await members.offer_code(first)
+    newer = await members.offer_code(first)
+    assert await store.read("SELECT count(*) FROM recovery_codes_offered") == [(1,)]
+    for theirs in (newer, code):
+        with pytest.raises(Problem) as caught:
+            await members.confirm_code(other, theirs)
+        assert caught.value.code is ProblemCode.CONFLICT
+    assert (await members.enter_with_code(code, "")).session.account == first.account
 
 
 async def test_a_code_is_hashed_at_rest(members: Members, tmp_path: Path) -> None:
@@ -153,7 +213,9 @@ async def test_a_new_code_ends_the_other_sign_ins_and_no_paid_answer(
     sessions = Sessions(store, clock)
     wallet = "eip155:84532:0x" + "1" * 40
     paid, _ = await sessions.open(first.account, ASSET, wallet, 60, "basic", "hold_recovery")
-    newer = await members.new_code(first)
+    newer = await members.offer_code(first)
+    assert await sessions.find(stolen), "the owner may not have the new code yet"
+    assert await members.confirm_code(first, newer) == 1
     with pytest.raises(Problem, match="has ended"):
         await sessions.find(stolen)
     for token in (mine, others, paid):

@@ -8,8 +8,9 @@ import pytest
 
 from parhelion import identity, ledger
 from parhelion.identity import Accounts, Keys, Sessions, session_spent
+from parhelion.identity.secrets import at_rest
 from parhelion.ledger import Ledger, Shares
-from parhelion.store import Refused, Store
+from parhelion.store import Refused, Statement, Store
 from parhelion.words import AssetClass
 from tests.unit.identity.conftest import StillClock
 
@@ -22,9 +23,8 @@ async def test_sessions_and_keys_outlive_the_new_tables(tmp_path: Path, clock: S
     old = await Store.open(path, (*ledger.MIGRATIONS, *BEFORE), AssetClass.LOCAL, clock)
     shares = Shares(operators_percent=85, treasury_percent=10, infrastructure_percent=5)
     account = await Accounts(old, Ledger(old, clock, shares), clock).create("user")
-    signed_in, _ = await Sessions(old, clock).open(account, "USDC", WALLET, 600)
-    bought, session = await Sessions(old, clock).open(account, "USDC", WALLET, 600, "basic", "h1")
-    await old.commit([Sessions(old, clock).spend(session, "req_1")])
+    signed_in = await opened(old, clock, account)
+    bought = await opened(old, clock, account, "basic", "h1", "req_1")
     await old.close()
     new = await Store.open(
         path, (*ledger.MIGRATIONS, *identity.MIGRATIONS), AssetClass.LOCAL, clock
@@ -32,6 +32,7 @@ async def test_sessions_and_keys_outlive_the_new_tables(tmp_path: Path, clock: S
     sessions = Sessions(new, clock)
     assert (await sessions.find(signed_in)).wallet == WALLET
     found = await sessions.find(bought)
+    assert (found.tier, found.sold) == ("basic", None), "the terms were not kept then"
     assert found.spent_by == "req_1" and "req_1" in session_spent(found).message
     with pytest.raises(Refused) as caught:
         await new.commit([sessions.spend(found, "req_2")])
@@ -41,6 +42,26 @@ async def test_sessions_and_keys_outlive_the_new_tables(tmp_path: Path, clock: S
     _, view = await keys.create(account, asset="USDC", name="operator's")
     assert [key.id for key in await keys.list_own(account)] == [view.id]
     await new.close()
+
+
+async def opened(
+    old: Store,
+    clock: StillClock,
+    account: str,
+    tier: str | None = None,
+    hold: str | None = None,
+    spent_by: str | None = None,
+) -> str:
+    """A session's token, its row as it was written before there were terms in it."""
+    token, session, _ = Sessions(old, clock).issue(account, "USDC", WALLET, 600, tier, hold)
+    row = (session.id, at_rest(token), account, "USDC", WALLET, tier, hold, spent_by, 0)
+    sql = """
+    INSERT INTO sessions(
+        id, hash, account, asset, wallet, tier, hold, spent_by, opened_at_ms, expires_at_ms)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    """
+    await old.commit([Statement("session.open", sql, (*row, session.expires_at_ms), rows=1)])
+    return token
 
 
 async def test_no_wallet_pays_for_an_answer_that_has_none(

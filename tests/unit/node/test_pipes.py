@@ -180,7 +180,10 @@ async def test_what_changed_much_is_said_again_and_the_rest_is_not(
     await asyncio.sleep(0.03)
     assert len(scene.of(PairUp)) == 1
     scene.pipes["n"].seen = Seen(rtt_ms=30.0)
-    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        while len(scene.of(PairUp)) < 2:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+    await asyncio.sleep(0.03)
     assert [up.rtt_ms for up in scene.of(PairUp)] == [1.0, 30.0]
 
 

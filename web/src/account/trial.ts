@@ -12,7 +12,8 @@ const TRIAL_USD = "1";
 export async function tryOut(network: Network, says: (doing: string) => void): Promise<void> {
   const wallet = await testWallet().connect();
   says("Signing in");
-  const known = await signIn(wallet, await challenge(wallet, network.network));
+  const message = await challenge(wallet, network.network);
+  const known = await signIn(message, await wallet.signText(message));
   // Who comes back with something left needs no more.
   if (BigInt(known.balance) > 0n) return;
   const buys = { topup_usd: TRIAL_USD };

@@ -99,6 +99,10 @@ export interface PoolNode {
   fallback: boolean;
   memory_bytes: number | null;
   standby: boolean;
+  /** How far one that is joining says it is; null where nothing counts it. */
+  phase: "checking" | "loading" | "proving" | null;
+  percent: number | null;
+  stages: (Stage & { model: string; pipeline: string })[];
 }
 
 export interface Pool {
@@ -141,6 +145,8 @@ export interface Usage {
   asset: string;
   credited: Amount | null;
   nodes: string[];
+  /** Of each stretch of the answer the nodes that made it, in the order of layers. */
+  segments: string[][];
   route: "pool" | "fallback";
   migrations: number;
   hold: string;
@@ -165,8 +171,11 @@ export interface Network {
   decimals: number;
   pay_to: string;
   local: boolean;
-  /** Of a LOCAL chain, and told on its own machine only: there the faucet gives too. */
-  rpc?: string;
+  /**
+   * A node of it: of a LOCAL chain told on its own machine only (there the faucet gives too), of
+   * another the network's public one.
+   */
+  rpc?: string | null;
 }
 
 export interface Tier {
@@ -180,8 +189,9 @@ export interface Tier {
 }
 
 /**
- * What a pool is set up to be (GET /v1/setup). `next_tiers`, which hold from the next start on, and
- * `join` are for the admin key alone.
+ * What a pool is set up to be (GET /v1/setup). `next_tiers`, which are not sold now and will be (of a
+ * private pool as soon as it is paid, else from the next start on), and `join` are for the admin key
+ * alone.
  */
 export interface Setup {
   model: string | null;

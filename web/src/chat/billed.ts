@@ -13,6 +13,7 @@ export function withUsage(facts: Facts, usage: Usage, names: Names): Facts {
   return {
     ...facts,
     nodes: named(usage.nodes, names),
+    segments: usage.segments.map((peers) => named(peers, names)),
     route: usage.route,
     migrations: usage.migrations,
     prompt_tokens: usage.prompt_tokens,
@@ -40,11 +41,12 @@ export interface ReceiptBody {
 
 /** With what the receipt tells of an answer whose stream did not reach its end. */
 export function withReceipt(facts: Facts, receipt: ReceiptBody, names: Names): Facts {
-  const peers = receipt.segments.flatMap((one) => one.stages?.map(({ node }) => node) ?? one.node);
+  const segments = receipt.segments.map((one) => one.stages?.map(({ node }) => node) ?? [one.node]);
   return {
     ...facts,
     model: receipt.model,
-    nodes: named([...new Set(peers)], names),
+    nodes: named([...new Set(segments.flat())], names),
+    segments: segments.map((peers) => named(peers, names)),
     route: receipt.route,
     migrations: receipt.migrations,
     prompt_tokens: receipt.prompt_tokens,

@@ -39,9 +39,32 @@ describe("figures", () => {
     ];
     const facts = { ...unknownFacts("done"), nodes, route: "pool" as const, migrations: 1 };
     expect(continuedOn(facts)).toBe("continued on amber-heron");
-    expect(figures(facts)[1]?.text).toBe("early-buzzard → amber-heron");
+    expect(figures(facts)[1]?.text).toBe("early-buzzard, then amber-heron");
     expect(continuedOn({ ...facts, migrations: 0 })).toBeNull();
     expect(announced(facts)).toContain("continued on amber-heron");
+  });
+
+  it("name a pipeline by its stages in order, and where it went on by the whole new way", () => {
+    const [a, b, c] = ["a", "b", "c"].map((name) => ({ peer: `12D3${name}`, name }));
+    const facts = {
+      ...{ ...unknownFacts("done"), nodes: [a!, b!, c!], route: "pool" as const, migrations: 1 },
+      segments: [
+        [a!, b!],
+        [c!, b!],
+      ],
+    };
+    expect(figures(facts)[1]?.text).toBe("a → b, then c → b");
+    expect(continuedOn(facts)).toBe("continued on c → b");
+    // A stage that crashed is loaded again where it was: the way is the same, and was moved to.
+    expect(
+      continuedOn({
+        ...facts,
+        segments: [
+          [a!, b!],
+          [a!, b!],
+        ],
+      }),
+    ).toBe("continued on a → b");
   });
 
   it("say how an answer ended that did not end by itself", () => {

@@ -58,12 +58,19 @@ function routeOf(facts: Facts): [string, string | null, string, string] {
   const unknown = "the stream ended before the coordinator told which node it was";
   if (facts.route === null) return ["node", null, "", unknown];
   const peers = facts.nodes.map((one) => one.peer).join("\n");
-  const names = facts.nodes.map(nodeName).join(" → ");
+  const names = ways(facts).join(", then ");
   if (facts.route === "fallback") {
     const text = names ? `${names} (the pool's own engine)` : "the pool's own engine";
     return ["node", text, peers || "no node of the pool could serve it", unknown];
   }
   return ["node", names || null, peers, "no node delivered a token"];
+}
+
+/** Of each place that an answer was made at its nodes: "a → b" is a pipeline, in order of layers. */
+function ways(facts: Facts): string[] {
+  // A conversation that was kept before segments were told has the nodes alone.
+  const segments = facts.segments?.length ? facts.segments : facts.nodes.map((one) => [one]);
+  return segments.map((nodes) => nodes.map(nodeName).join(" → "));
 }
 
 function tokensOf(facts: Facts): string | null {
@@ -80,8 +87,8 @@ function tokensTitle(facts: Facts): string {
 /** "continued on amber-heron", where it was. */
 export function continuedOn(facts: Facts): string | null {
   if (!facts.migrations) return null;
-  const last = facts.nodes.at(-1);
-  const where = last ? `continued on ${nodeName(last)}` : "sent again to another node";
+  const last = ways(facts).at(-1);
+  const where = last ? `continued on ${last}` : "sent again to another node";
   return facts.migrations > 1 ? `${where}, after ${facts.migrations} moves` : where;
 }
 

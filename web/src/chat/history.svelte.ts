@@ -8,6 +8,11 @@ const TOLD_MS = 8_000;
 
 const CHANNEL = "parhelion.chat";
 
+/** What one tab tells the others: which conversation is another now; null for any of them. */
+interface Word {
+  changed: string | null;
+}
+
 export class History {
   entries = $state.raw<Entry[]>([]);
   search = $state("");
@@ -15,7 +20,12 @@ export class History {
   told = $state<string | null>(null);
   /** The one that was deleted last, for as long as it can be brought back. */
   removed = $state.raw<Conversation | null>(null);
+  /** Those that this tab had and another one deleted. */
+  deleted = $state.raw<ReadonlySet<string>>(new Set());
   readonly shown = $derived(found(this.entries, this.search));
+  /** Told when another tab changed a conversation, and what it is now; null for deleted. */
+  onchanged: (id: string, stored: Conversation | null) => void = () => undefined;
+  readonly #kept = new Set<string>();
   #store: Store | null = null;
   #others: BroadcastChannel | null = null;
 
@@ -23,20 +33,33 @@ export class History {
     await this.#try(async () => {
       this.#store = await Store.open();
       this.#others = new BroadcastChannel(CHANNEL);
-      this.#others.onmessage = () => void this.#refresh();
+      this.#others.onmessage = ({ data }: MessageEvent<Word>) => void this.#heard(data);
       await this.#refresh();
     });
   }
 
   async load(id: string): Promise<Conversation | null> {
-    return (await this.#try(async () => this.#store?.load(id))) ?? null;
+    const found = (await this.#try(async () => this.#store?.load(id))) ?? null;
+    if (found) this.#kept.add(id);
+    return found;
   }
 
   async save(conversation: Conversation): Promise<void> {
+    const { id } = conversation;
     await this.#try(async () => {
-      await this.#store?.save($state.snapshot(conversation) as Conversation);
-      await this.#changed();
+      const whole = $state.snapshot(conversation) as Conversation;
+      if (!this.#store) return;
+      if (!(await this.#store.save(whole, this.#kept.has(id)))) return this.#mark(id, true);
+      this.#kept.add(id);
+      await this.#changed(id);
     });
+  }
+
+  /** Another tab deleted it, and it is wanted here: the next save keeps it again. */
+  wanted(id: string): void {
+    if (!this.deleted.has(id)) return;
+    this.#kept.delete(id);
+    this.#mark(id, false);
   }
 
   async rename(id: string, title: string): Promise<Conversation | null> {
@@ -52,7 +75,8 @@ export class History {
     await this.#try(async () => {
       this.removed = (await this.#store?.load(id)) ?? null;
       await this.#store?.remove(id);
-      await this.#changed();
+      this.#kept.delete(id);
+      await this.#changed(id);
     });
   }
 
@@ -90,7 +114,7 @@ export class History {
       const count = (await this.#store?.addNew(conversations)) ?? 0;
       const here = conversations.length - count;
       this.#tell(`${count} imported${here > 0 ? `, ${here} were here already` : ""}.`);
-      await this.#changed();
+      await this.#changed(null);
     });
   }
 
@@ -101,9 +125,29 @@ export class History {
     }, TOLD_MS);
   }
 
-  async #changed(): Promise<void> {
-    this.#others?.postMessage("changed");
+  async #changed(id: string | null): Promise<void> {
+    this.#others?.postMessage({ changed: id } satisfies Word);
     await this.#refresh();
+  }
+
+  /** Another tab's word; of one that is not from here the list is read all the same. */
+  async #heard(word: Word | null): Promise<void> {
+    await this.#try(async () => {
+      await this.#refresh();
+      const id = word?.changed;
+      if (typeof id !== "string" || !this.#kept.has(id)) return;
+      const stored = (await this.#store?.load(id)) ?? null;
+      this.#mark(id, stored === null);
+      this.onchanged(id, stored);
+    });
+  }
+
+  #mark(id: string, isDeleted: boolean): void {
+    if (this.deleted.has(id) === isDeleted) return;
+    const marked = new Set(this.deleted);
+    if (isDeleted) marked.add(id);
+    else marked.delete(id);
+    this.deleted = marked;
   }
 
   async #refresh(): Promise<void> {

@@ -1,8 +1,18 @@
 import { describe, expect, it } from "vitest";
-import type { Model, PoolNode } from "../api/shapes";
+import type { Model, Pipeline, PoolNode } from "../api/shapes";
 import { withReceipt, withUsage } from "./billed";
 import { hintOf, needsPayer } from "./figures";
-import { measures, nodesOf, prices, shortName, stateOf } from "./offers";
+import {
+  measures,
+  namesOf,
+  nodesOf,
+  pipelineMeasures,
+  pipelinesOf,
+  prices,
+  shortName,
+  stateOf,
+  wayOf,
+} from "./offers";
 import { unknownFacts } from "./tree";
 
 const RATE = { asset: "PRLX.local", version: 1, prompt: "4000000", completion: "4000000" };
@@ -60,6 +70,28 @@ describe("a node", () => {
   });
 });
 
+describe("a pipeline", () => {
+  const ring = {
+    ...{ id: "pipeline-1", model: "a/m", tokens_per_s: 22.6, first_id_s: null, served: 3 },
+    ...{ failed: 1, stages: [{ peer: "12D3KooWone" }, { peer: "12D3KooWother" }] },
+  } as Pipeline;
+
+  it("is one place, chosen by all of its nodes and shown by their names in order", () => {
+    expect(pipelinesOf("a/m", [ring, { ...ring, model: "b" }, { ...ring, stages: [] }])).toEqual([
+      ring,
+    ]);
+    expect(wayOf(ring)).toBe("12D3KooWone 12D3KooWother");
+    expect(namesOf(wayOf(ring), new Map([["12D3KooWone", "amber-heron"]]))).toBe(
+      "amber-heron → …Wother",
+    );
+    expect(pipelineMeasures(ring).map((one) => one.text)).toEqual([
+      "23 tokens/s",
+      "first token unknown",
+      "3 served, 1 failed",
+    ]);
+  });
+});
+
 describe("what an answer cost", () => {
   const names = new Map([["12D3A", "amber-heron"]]);
 
@@ -67,7 +99,7 @@ describe("what an answer cost", () => {
     const usage = {
       ...{ prompt_tokens: 1, completion_tokens: 2, total_tokens: 3, cost: "12", asset: "USDC" },
       ...{ nodes: ["12D3A", "12D3B"], route: "pool" as const, migrations: 1 },
-      ...{ hold: "h", receipt: "rcpt_x", credited: null },
+      ...{ hold: "h", receipt: "rcpt_x", credited: null, segments: [["12D3A"], ["12D3B"]] },
       prompt_tokens_details: { cached_tokens: 0 },
     };
     const facts = withUsage(unknownFacts("done"), usage, names);
@@ -75,6 +107,7 @@ describe("what an answer cost", () => {
       { peer: "12D3A", name: "amber-heron" },
       { peer: "12D3B", name: null },
     ]);
+    expect(facts.segments.map((one) => one[0]!.name)).toEqual(["amber-heron", null]);
     expect(facts.cost).toBe("12");
   });
 
@@ -87,6 +120,7 @@ describe("what an answer cost", () => {
     const facts = withReceipt(unknownFacts("stopped"), receipt, names);
     expect(facts).toMatchObject({ state: "stopped", cost: "12", asset: "USDC" });
     expect(facts.nodes.map((one) => one.peer)).toEqual(["12D3A", "12D3B"]);
+    expect(facts.segments).toEqual([facts.nodes]);
   });
 
   it("leads to the account where nobody paid, in words for people", () => {

@@ -1,6 +1,7 @@
 // Models and nodes in words, for those who choose one; pure.
-import type { Model, PoolNode } from "../api/shapes";
+import type { Model, Pipeline, PoolNode } from "../api/shapes";
 import { plain } from "../parts/amount";
+import { peersOf, WAY } from "./settings";
 
 /** "SmolLM2-135M-Instruct" of "HuggingFaceTB/SmolLM2-135M-Instruct". */
 export function shortName(id: string): string {
@@ -49,6 +50,23 @@ export function nodesOf(model: string, nodes: PoolNode[]): PoolNode[] {
     );
 }
 
+/** Pipelines that hold this model: each is one place to be served at, and chosen as a whole. */
+export function pipelinesOf(model: string, pipelines: Pipeline[]): Pipeline[] {
+  return pipelines.filter((one) => one.model === model && one.stages.length > 0);
+}
+
+/** What a pipeline is chosen by: the peer ids of its stages, in the order of layers. */
+export function wayOf(pipeline: Pipeline): string {
+  return pipeline.stages.map((one) => one.peer).join(WAY);
+}
+
+/** The names behind what was chosen: "amber-heron", or of a pipeline "amber-heron → early-buzzard". */
+export function namesOf(way: string, names: ReadonlyMap<string, string>): string {
+  return peersOf(way)
+    .map((peer) => names.get(peer) ?? `…${peer.slice(-6)}`)
+    .join(" → ");
+}
+
 export interface Measure {
   text: string;
   title: string;
@@ -56,9 +74,31 @@ export interface Measure {
 
 /** What was measured of a node; unknown is said. */
 export function measures(node: PoolNode): Measure[] {
-  const speed = node.tokens_per_s;
-  const first = node.first_id_s;
   const success = node.success_rate;
+  return [
+    ...pace(node),
+    {
+      text: success === null ? "success unknown" : `${Math.floor(success * 100)} % succeeded`,
+      title: `of its last ${node.samples ?? 0} jobs, counted by the coordinator`,
+    },
+  ];
+}
+
+/** What was measured of a pipeline; unknown is said. */
+export function pipelineMeasures(pipeline: Pipeline): Measure[] {
+  const failed = pipeline.failed > 0 ? `, ${pipeline.failed} failed` : "";
+  return [
+    ...pace(pipeline),
+    {
+      text: `${pipeline.served} served${failed}`,
+      title: "since its layers were first dealt, counted by the coordinator",
+    },
+  ];
+}
+
+function pace(one: { tokens_per_s: number | null; first_id_s: number | null }): Measure[] {
+  const speed = one.tokens_per_s;
+  const first = one.first_id_s;
   return [
     {
       text: speed === null ? "speed unknown" : `${speed.toFixed(speed < 10 ? 1 : 0)} tokens/s`,
@@ -67,10 +107,6 @@ export function measures(node: PoolNode): Measure[] {
     {
       text: first === null ? "first token unknown" : `first token ${first.toFixed(2)} s`,
       title: "from sending a job to its first token, measured by the coordinator",
-    },
-    {
-      text: success === null ? "success unknown" : `${Math.floor(success * 100)} % succeeded`,
-      title: `of its last ${node.samples ?? 0} jobs, counted by the coordinator`,
     },
   ];
 }

@@ -1,14 +1,17 @@
 // What the pool offers and what this person has to spend, read again when it may have changed.
 import { DEADLINE_MS, get, Refused } from "../api/http";
 import { credentials, pastedKey } from "../api/key";
-import type { Balance, Health, Model, PoolNode } from "../api/shapes";
+import type { Balance, Health, Model, Pipeline, Pool as Told } from "../api/shapes";
+
+import { shortName, stateOf } from "./offers";
 
 const FRESH_MS = 15_000;
 /** Between two looks while the page is seen; an answer's end looks at once. */
 
 export class Pool {
   models = $state.raw<Model[]>([]);
-  nodes = $state.raw<PoolNode[]>([]);
+  nodes = $state.raw<Told["nodes"]>([]);
+  pipelines = $state.raw<Pipeline[]>([]);
   balance = $state.raw<Balance | null>(null);
   /** True once the server said that nobody is signed in here. */
   isStranger = $state(false);
@@ -37,18 +40,30 @@ export class Pool {
     await Promise.all([this.#offers(), this.purse(), this.#health()]);
   }
 
+  /** The model that was chosen, the pool's first where none was; null where it is not there. */
   modelOf(id: string): Model | null {
-    return this.models.find((one) => one.id === id) ?? this.models[0] ?? null;
+    // One that the pool has no more is never swapped for another.
+    return (id === "" ? this.models[0] : this.models.find((one) => one.id === id)) ?? null;
+  }
+
+  /** Why a message to this model would be refused now; null where it would not, or is not known. */
+  whyNot(id: string): string | null {
+    const model = this.modelOf(id);
+    if (model?.available === false)
+      return `${shortName(model.id)} is ${stateOf(model, this.nodes).text}.`;
+    const isGone = !model && id !== "" && this.models.length > 0;
+    return isGone ? `${shortName(id)} is not in this pool any more.` : null;
   }
 
   async #offers(): Promise<void> {
     try {
       const [models, nodes] = await Promise.all([
         get<{ data: Model[] }>("/v1/models"),
-        get<{ data: PoolNode[] }>("/v1/nodes"),
+        get<{ data: Told["nodes"]; pipelines: Pipeline[] }>("/v1/nodes"),
       ]);
       this.models = models.data;
       this.nodes = nodes.data;
+      this.pipelines = nodes.pipelines;
       for (const one of nodes.data) this.names.set(one.peer, one.name);
       this.problem = null;
     } catch (error) {

@@ -30,7 +30,8 @@ export function unquoted(error: unknown): Quoted {
   if (error.status === 404 && error.code !== "model_not_found") {
     return { state: "unknown", why: "this coordinator makes no quotes" };
   }
-  if (error.status === 400) return { state: "refused", why: error.message, hint: error.hint };
+  if (error.status === 400 || error.code === "model_not_found")
+    return { state: "refused", why: error.message, hint: error.hint };
   return { state: "unknown", why: error.message };
 }
 

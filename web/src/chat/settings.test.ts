@@ -14,7 +14,7 @@ describe("settings", () => {
       top_p: "0.9",
       max_tokens: "64",
       stop: "a\n\nb",
-      node: "12D3",
+      node: "12D3 12D4",
       elsewhere: false,
     };
     expect(sampling(chosen)).toEqual({
@@ -22,7 +22,7 @@ describe("settings", () => {
       top_p: 0.9,
       max_tokens: 64,
       stop: ["a", "b"],
-      provider: { order: ["12D3"], allow_fallbacks: false },
+      provider: { order: ["12D3", "12D4"], allow_fallbacks: false },
     });
     expect(sampling({ ...DEFAULTS, sort: "latency" })).toEqual({ provider: { sort: "latency" } });
   });

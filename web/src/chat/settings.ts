@@ -1,13 +1,22 @@
 // What a person chose for the next messages; kept in localStorage, read back with distrust. Pure.
 
 const NAME = "parhelion.chat.settings";
+
+/** Between the peer ids of a pipeline's stages. */
+export const WAY = " ";
+
+/** The peer ids of what was chosen: a node's one, or those of all stages of a pipeline. */
+export function peersOf(way: string): string[] {
+  return way.split(WAY);
+}
+
 export const SYSTEM_LIMIT_CHARS = 20_000;
 /** About 5,000 tokens: more of it leaves small models no room for an answer. */
 
 /** An empty text is "as the model's defaults have it" and is not sent. */
 export interface Settings {
   model: string;
-  /** A peer id; "" is the pool's choice. */
+  /** A peer id, of a pipeline those of its stages (`peersOf`); "" is the pool's choice. */
   node: string;
   /** Whether a chosen node's answer may go on elsewhere when it is lost. */
   elsewhere: boolean;
@@ -165,7 +174,7 @@ export function bodyText(fields: Record<string, unknown>, seed: string): string 
 
 function providerOf(settings: Settings): Record<string, unknown> | null {
   if (settings.node !== "") {
-    return { order: [settings.node], allow_fallbacks: settings.elsewhere };
+    return { order: peersOf(settings.node), allow_fallbacks: settings.elsewhere };
   }
   return settings.sort === "" ? null : { sort: settings.sort };
 }

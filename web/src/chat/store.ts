@@ -72,15 +72,22 @@ export class Store {
     return result(this.#database.transaction(BODIES).objectStore(BODIES).getAll());
   }
 
-  /** Keep it; what another tab added meanwhile is kept too. */
-  async save(conversation: Conversation): Promise<void> {
+  /**
+   * Keep it; what another tab added meanwhile is kept too. What `wasKept` and is not here was
+   * deleted in another tab: it stays deleted, and the answer is false.
+   */
+  async save(conversation: Conversation, wasKept: boolean): Promise<boolean> {
     const both = this.#database.transaction([LIST, BODIES], "readwrite");
     const bodies = both.objectStore(BODIES);
     const stored = (await result(bodies.get(conversation.id))) as Conversation | undefined;
-    const whole = stored ? merged(stored, conversation) : conversation;
-    bodies.put(whole);
-    both.objectStore(LIST).put(entryOf(whole));
+    const isGone = wasKept && stored === undefined;
+    if (!isGone) {
+      const whole = stored ? merged(stored, conversation) : conversation;
+      bodies.put(whole);
+      both.objectStore(LIST).put(entryOf(whole));
+    }
     await done(both);
+    return !isGone;
   }
 
   /** Keep those that are not here yet; how many that were. */

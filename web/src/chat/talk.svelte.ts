@@ -3,6 +3,7 @@ import { get } from "../api/http";
 import { credentials } from "../api/key";
 import { withReceipt, withUsage, type ReceiptBody } from "./billed";
 import { Blocks, type Block } from "./blocks";
+import { coming, ended } from "./elsewhere";
 import { announced } from "./figures";
 import type { History } from "./history.svelte";
 import { Painter } from "./paint";
@@ -16,7 +17,7 @@ import type { Attached, Conversation, Facts, Message } from "./tree";
 
 const PAUSE_MS = 1_500;
 /** Without a token for so long, the reader is told that the node is waited for. */
-const KEEP_MS = 5_000;
+const KEEP_MS = 1_000;
 /** How often a growing answer is kept, so that a closed tab loses little of it. */
 const RECEIPT_WAITS_MS = [600, 2_000, 5_000];
 /** A node has two seconds to sign; after them the receipt is there. */
@@ -37,13 +38,19 @@ export class Talk {
   live = $state.raw<Live | null>(null);
   announcement = $state("");
   readonly path = $derived(tree.path(this.conversation));
+  /** The last answer comes in another tab: what follows it can be asked once it is whole. */
+  readonly isElsewhere = $derived(
+    this.live === null && this.path.at(-1)?.facts?.state === "streaming",
+  );
   readonly #pool: Pool;
   readonly #history: History;
+  readonly #awaited = new Set<string>();
   #stopping: AbortController | null = null;
 
   constructor(pool: Pool, history: History) {
     this.#pool = pool;
     this.#history = history;
+    history.onchanged = (id, stored) => this.#take(id, stored);
   }
 
   /** The body of a request with one more question; the seed stands in it to its last digit. */
@@ -56,8 +63,8 @@ export class Talk {
     const asked = turns.filter((one) => one.content !== "");
     if (system.trim() !== "") asked.unshift({ role: "system", content: system });
     const fields: Record<string, unknown> = { messages: asked };
-    const known = this.#pool.modelOf(model);
-    if (known) fields.model = known.id;
+    const wanted = this.#pool.modelOf(model)?.id ?? model;
+    if (wanted) fields.model = wanted;
     const chosen = sampling(this.settings);
     if (!isStreamed) {
       // A quote takes what a price hangs on.
@@ -73,6 +80,7 @@ export class Talk {
   }
 
   async send(text: string, files: Attached[]): Promise<void> {
+    if (this.isElsewhere) return;
     await this.#askWith(this.question(text, files, this.path.at(-1)?.id ?? null));
   }
 
@@ -113,17 +121,47 @@ export class Talk {
 
   async open(id: string): Promise<void> {
     const found = await this.#history.load(id);
-    if (found) this.conversation = this.#settled(found);
+    if (found) this.#show(found);
   }
 
-  /** An answer of a tab that was closed comes no more. */
-  #settled(conversation: Conversation): Conversation {
-    const messages = conversation.messages.map((one) => {
-      if (one.facts?.state !== "streaming" || one.id === this.live?.message) return one;
+  /** Keep here what another tab deleted. */
+  keep(): void {
+    this.#history.wanted(this.conversation.id);
+    void this.#history.save(this.conversation);
+  }
+
+  /** What another tab wrote to this conversation stands here too, and what is shown stays. */
+  #take(id: string, stored: Conversation | null): void {
+    if (id !== this.conversation.id || !stored) return;
+    this.#show({ ...tree.merged(stored, this.conversation), title: stored.title });
+  }
+
+  #show(conversation: Conversation): void {
+    this.conversation = conversation;
+    for (const one of conversation.messages) {
+      const isOpen = one.facts?.state === "streaming" && one.id !== this.live?.message;
+      if (isOpen) void this.#settle(conversation.id, one.id);
+    }
+  }
+
+  /** An answer of another tab is whole once that has ended it; of a tab that is gone it is cut. */
+  async #settle(home: string, id: string): Promise<void> {
+    if (this.#awaited.has(id)) return;
+    this.#awaited.add(id);
+    await ended(id);
+    this.#awaited.delete(id);
+    const stored = await this.#history.load(home);
+    if (this.conversation.id !== home) return;
+    const whole = stored ? tree.merged(stored, this.conversation) : this.conversation;
+    const messages = whole.messages.map((one) => {
+      if (one.id !== id || one.facts?.state !== "streaming") return one;
       const error = "The page was closed while this answer came.";
       return { ...one, facts: { ...one.facts, state: "cut" as const, error } };
     });
-    return { ...conversation, messages };
+    this.conversation = { ...whole, messages };
+    const cut = messages.find((one) => one.id === id);
+    // What had come by then is charged: its receipt says how much.
+    if (cut?.facts?.state === "cut" && !cut.facts.receipt) await this.#bill(home, cut);
   }
 
   async #answer(questionId: string): Promise<void> {
@@ -137,28 +175,37 @@ export class Talk {
     this.conversation = tree.added(this.conversation, message);
     const growing = new Growing(home, message.id, {
       live: (live) => (this.live = live),
-      // What is held for this answer is seen while it comes.
-      begun: () => void this.#pool.purse(),
+      begun: () => {
+        // What is held for this answer is seen while it comes.
+        void this.#pool.purse();
+        keep();
+      },
     });
+    /** By the request's name the receipt is found, should this page be closed before the end. */
+    const keep = (): void => {
+      const facts = { ...message.facts!, request: growing.request };
+      void this.#keep(home, { ...message, text: growing.text, facts });
+    };
     renderer.load();
     const stopping = new AbortController();
     this.#stopping = stopping;
     this.announcement = "Waiting for the answer.";
-    void this.#history.save(this.conversation);
-    const keeping = setInterval(
-      () => this.#keep(home, { ...message, text: growing.text }),
-      KEEP_MS,
-    );
-    const outcome = await ask(body, growing, stopping.signal);
-    clearInterval(keeping);
-    growing.end();
-    const facts = this.#factsOf(outcome);
-    await this.#keep(home, { ...message, text: growing.text, facts });
+    this.#history.wanted(home);
+    let answer = message;
+    await coming(message.id, async () => {
+      void this.#history.save(this.conversation);
+      const keeping = setInterval(keep, KEEP_MS);
+      const outcome = await ask(body, growing, stopping.signal);
+      clearInterval(keeping);
+      growing.end();
+      answer = { ...message, text: growing.text, facts: this.#factsOf(outcome) };
+      await this.#keep(home, answer);
+    });
     this.#stopping = null;
     this.live = null;
-    this.announcement = announced(facts);
+    this.announcement = announced(answer.facts!);
     void this.#pool.look();
-    if (outcome.usage === null) await this.#bill(home, { ...message, text: growing.text, facts });
+    if (!answer.facts?.receipt) await this.#bill(home, answer);
   }
 
   #factsOf(outcome: Outcome): Facts {
@@ -216,6 +263,7 @@ interface Told {
 /** The text of an answer as it grows, cut into blocks and drawn with the screen's frames. */
 class Growing {
   text = "";
+  request: string | null = null;
   readonly #told: Told;
   readonly #blocks = new Blocks();
   readonly #painter = new Painter(() => this.#draw());
@@ -231,7 +279,8 @@ class Growing {
     this.#watch = setInterval(() => this.#look(), PAUSE_MS / 3);
   }
 
-  begun(): void {
+  begun(request: string | null): void {
+    this.request = request;
     this.#told.begun();
   }
 

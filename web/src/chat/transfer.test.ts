@@ -8,7 +8,11 @@ function talk(): Conversation {
     ...{ id: "q", parent: null, role: "user", text: "Why is the sky blue?" },
     ...{ files: [{ name: "a.txt", text: "x", note: null }], at_ms: 1, facts: null },
   };
-  const facts = { ...unknownFacts("done"), cost: "60", asset: "PRLX.local", migrations: 1 };
+  const node = { peer: "12D3A", name: "amber-heron" };
+  const facts = {
+    ...{ ...unknownFacts("done"), cost: "60", asset: "PRLX.local", migrations: 1 },
+    ...{ nodes: [node], segments: [[node, { peer: "12D3B", name: null }], [node]] },
+  };
   const answer: Message = {
     ...{ id: "a", parent: "q", role: "assistant", text: "Scattering.", files: [] },
     ...{ at_ms: 2, facts },

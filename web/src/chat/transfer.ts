@@ -113,8 +113,13 @@ function facts(value: unknown): Facts {
   }
   if (typeof from.cost === "string" && /^\d{1,20}$/.test(from.cost)) made.cost = from.cost;
   if (from.route === "pool" || from.route === "fallback") made.route = from.route;
-  if (Array.isArray(from.nodes)) made.nodes = from.nodes.slice(0, 64).flatMap(node);
+  made.nodes = nodes(from.nodes);
+  if (Array.isArray(from.segments)) made.segments = from.segments.slice(0, 64).map(nodes);
   return made;
+}
+
+function nodes(value: unknown): Facts["nodes"] {
+  return Array.isArray(value) ? value.slice(0, 64).flatMap(node) : [];
 }
 
 function node(value: unknown): Facts["nodes"] {

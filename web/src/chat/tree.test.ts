@@ -2,6 +2,7 @@ import { describe, expect, it } from "vitest";
 import {
   added,
   branched,
+  changed,
   contentOf,
   empty,
   lineage,
@@ -67,6 +68,18 @@ describe("a conversation", () => {
     expect(ids(merged(one, other).messages).split(" ")).toEqual(
       expect.arrayContaining(["x", "y", "a2"]),
     );
+  });
+
+  it("has of a message that both have the later one, whoever keeps it last", () => {
+    const early = changed(talk(), { ...message("a2", "q2"), text: "ha" }, 5);
+    const late = changed(early, { ...message("a2", "q2"), text: "half and whole" }, 9);
+    for (const both of [merged(early, late), merged(late, early)]) {
+      expect(both.messages.find((one) => one.id === "a2")?.text).toBe("half and whole");
+      expect(both.changed_at_ms).toBe(9);
+    }
+    // As this tab shows one that nobody revised.
+    const shown = { ...late, messages: late.messages.map((one) => ({ ...one, text: "here" })) };
+    expect(merged(late, shown).messages.map((one) => one.text)).toContain("here");
   });
 
   it("ends, even where a file made it a circle", () => {

@@ -12,6 +12,12 @@ export interface Attached {
   note: string | null;
 }
 
+/** A node, with the name that it had; null where nobody knew one. */
+export interface Named {
+  peer: string;
+  name: string | null;
+}
+
 /** What is known of one answer; null is what nobody told or measured. */
 export interface Facts {
   state: State;
@@ -24,7 +30,9 @@ export interface Facts {
   request: string | null;
   completion: string | null;
   receipt: string | null;
-  nodes: { peer: string; name: string | null }[];
+  nodes: Named[];
+  /** Who made each stretch of it, in the order of layers; more than one where it was moved. */
+  segments: Named[][];
   route: "pool" | "fallback" | null;
   migrations: number | null;
   prompt_tokens: number | null;
@@ -43,6 +51,8 @@ export interface Message {
   text: string;
   files: Attached[];
   at_ms: number;
+  /** When it last became another (`changed`): of two copies the later one holds. */
+  revised_at_ms?: number;
   facts: Facts | null;
 }
 
@@ -133,10 +143,11 @@ export function changed(
   message: Message,
   now_ms: number,
 ): Conversation {
+  const revised = { ...message, revised_at_ms: now_ms };
   return {
     ...conversation,
     changed_at_ms: now_ms,
-    messages: conversation.messages.map((one) => (one.id === message.id ? message : one)),
+    messages: conversation.messages.map((one) => (one.id === message.id ? revised : one)),
   };
 }
 
@@ -167,11 +178,20 @@ export function branched(
 
 /** Both of two copies of a conversation, as when two tabs wrote to it: nothing is lost. */
 export function merged(stored: Conversation, mine: Conversation): Conversation {
+  const theirs = new Map(stored.messages.map((one) => [one.id, one]));
   const known = new Set(mine.messages.map((one) => one.id));
   const others = stored.messages.filter((one) => !known.has(one.id));
-  if (others.length === 0) return mine;
-  const all = [...others, ...mine.messages].sort((a, b) => a.at_ms - b.at_ms);
-  return { ...mine, messages: all, chosen: { ...stored.chosen, ...mine.chosen } };
+  const both = mine.messages.map((one) => later(theirs.get(one.id), one));
+  return {
+    ...mine,
+    changed_at_ms: Math.max(stored.changed_at_ms, mine.changed_at_ms),
+    messages: [...others, ...both].sort((a, b) => a.at_ms - b.at_ms),
+    chosen: { ...stored.chosen, ...mine.chosen },
+  };
+}
+
+function later(theirs: Message | undefined, mine: Message): Message {
+  return theirs && (theirs.revised_at_ms ?? 0) > (mine.revised_at_ms ?? 0) ? theirs : mine;
 }
 
 /** The first line of a question, short. */
@@ -193,6 +213,7 @@ export function unknownFacts(state: State): Facts {
     completion: null,
     receipt: null,
     nodes: [],
+    segments: [],
     route: null,
     migrations: null,
     prompt_tokens: null,

@@ -37,9 +37,18 @@ class Line {
 
 let feed: Feed<number>;
 let heard: number[];
+let polls: number;
+let isAway: boolean;
+
+/** What a plain GET of the same is answered: the number of the asking, from a hundred on. */
+async function poll(): Promise<number> {
+  polls += 1;
+  if (isAway) throw new Error("away");
+  return 100 + polls;
+}
 
 function follow(quiet_ms: number | null): void {
-  feed = new Feed("/feed", quiet_ms, (event) => heard.push(event));
+  feed = new Feed("/feed", quiet_ms, (event) => heard.push(event), poll);
   Line.last.open();
 }
 
@@ -51,7 +60,7 @@ function hide(isHidden: boolean): void {
 beforeEach(() => {
   vi.useFakeTimers();
   vi.stubGlobal("EventSource", Line);
-  [Line.all, heard] = [[], []];
+  [Line.all, heard, polls, isAway] = [[], [], 0, true];
 });
 
 afterEach(() => {
@@ -88,6 +97,38 @@ describe("a feed", () => {
     Line.last.open();
     vi.advanceTimersByTime(2000);
     expect(feed.staleSince_ms).toBeNull();
+  });
+
+  it("that has no place for us is asked for now and then, and is not stale by it", async () => {
+    isAway = false;
+    follow(QUIET_MS);
+    Line.last.close();
+    await vi.advanceTimersByTimeAsync(25_000);
+    expect([feed.isCrowded, feed.staleSince_ms]).toEqual([true, null]);
+    expect(heard.length).toBeGreaterThanOrEqual(4);
+    expect(heard.length).toBeLessThanOrEqual(6);
+    expect(Line.all).toHaveLength(1); // Who reads stays for minutes: no use in asking each time.
+    await vi.advanceTimersByTimeAsync(10_000);
+    expect(Line.all).toHaveLength(2);
+    Line.last.open();
+    Line.last.say(1);
+    expect([feed.isCrowded, heard.at(-1)]).toEqual([false, 1]);
+    const asked = polls;
+    await vi.advanceTimersByTimeAsync(4000);
+    expect(polls).toBe(asked);
+  });
+
+  it("that is crowded and then away is stale, and is asked for again soon", async () => {
+    isAway = false;
+    follow(null);
+    Line.last.close();
+    await vi.advanceTimersByTimeAsync(8000);
+    expect(feed.isCrowded).toBe(true);
+    isAway = true;
+    await vi.advanceTimersByTimeAsync(16_000);
+    expect(feed.isCrowded).toBe(false);
+    expect(feed.staleSince_ms).not.toBeNull();
+    expect(Line.all.length).toBeGreaterThan(1);
   });
 
   it("whose line was lost without a word is dialled anew", () => {

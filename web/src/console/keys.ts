@@ -1,16 +1,9 @@
 // Keys as GET /v1/keys lists them, and how they are found; pure.
 
-import type { Amount } from "../api/shapes";
+import type { ListedKey } from "../parts/KeyTable.svelte";
 
-export interface Key {
-  id: string;
+export interface Key extends ListedKey {
   account: string;
-  name: string;
-  asset: string;
-  prefix: string;
-  limit: Amount | null;
-  spent: Amount;
-  expires_at_ms: number | null;
   created_at_ms: number;
   revoked: boolean;
 }

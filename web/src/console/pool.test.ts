@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Pipeline, PoolNode } from "../api/shapes";
-import { EMPTY, group, next, sorted } from "./pool";
+import { coming, EMPTY, group, next, sorted } from "./pool";
 
 function node(name: string, state = "ready"): PoolNode {
   return { name, peer: `peer-${name}`, state } as PoolNode;
@@ -32,5 +32,17 @@ describe("the pool", () => {
     const states = [node("z"), node("c", "gone"), node("b", "joining"), node("a", "busy")];
     expect(sorted(states).map((one) => one.name)).toEqual(["a", "z", "b", "c"]);
     expect(group(node("x", "a new state"))).toBe("joining");
+  });
+
+  it("tells how far a node is that joins, and makes up no percentage", () => {
+    const loads = { ...node("a", "joining"), phase: "loading" as const, percent: 42 };
+    expect(coming(loads)).toEqual({ words: "loads its model", percent: 42 });
+    expect(coming({ ...loads, phase: "proving", percent: null })?.percent).toBe(null);
+    expect(coming({ ...loads, percent: 0 })?.percent).toBe(0);
+    expect(coming({ ...loads, phase: "dreaming" as never })?.words).toBe("dreaming");
+    expect(coming({ ...loads, phase: null })).toBe(null);
+    // What it said on its way in is nothing to show of one that is here.
+    expect(coming({ ...loads, state: "ready" })).toBe(null);
+    expect(coming(node("older", "joining"))).toBe(null);
   });
 });

@@ -15,6 +15,17 @@ export interface Pool {
   pipelines: Pipeline[];
 }
 
+/** What GET /v1/nodes tells. */
+export interface Listed {
+  data: PoolNode[];
+  pipelines: Pipeline[];
+}
+
+/** A list as the event that the stream would begin with. */
+export function snapshot({ data, pipelines }: Listed): PoolEvent {
+  return { type: "snapshot", nodes: data, removed: [], pipelines };
+}
+
 export const EMPTY: Pool = { nodes: [], pipelines: [] };
 
 /** The pool after this event. */
@@ -36,6 +47,19 @@ const GONE = new Set(["gone", "refused"]);
 export function group(node: PoolNode): "live" | "joining" | "gone" {
   if (GONE.has(node.state)) return "gone";
   return LIVE.has(node.state) ? "live" : "joining";
+}
+
+const PHASES: Record<string, string> = {
+  checking: "reads its model’s file",
+  loading: "loads its model",
+  proving: "tries its engine",
+};
+
+/** How far a node is that is on its way in, by its own word; null where it says nothing of it. */
+export function coming(node: PoolNode): { words: string; percent: number | null } | null {
+  if (node.state !== "joining" || !node.phase) return null;
+  // A newer coordinator may know of more phases than this page.
+  return { words: PHASES[node.phase] ?? node.phase, percent: node.percent };
 }
 
 const ORDER = { live: 0, joining: 1, gone: 2 };

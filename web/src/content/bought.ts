@@ -17,7 +17,8 @@ export async function hasAnswer(tier: string): Promise<boolean> {
     return true;
   } catch (caught) {
     // 402: nothing was paid. 401: what was paid is spent or over, and its cookie is gone now.
-    if (caught instanceof Refused && [401, 402].includes(caught.status)) return false;
+    // 404: nothing of this name is sold, and nothing of it was bought here.
+    if (caught instanceof Refused && [401, 402, 404].includes(caught.status)) return false;
     throw caught;
   }
 }

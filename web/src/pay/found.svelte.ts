@@ -17,6 +17,12 @@ export class Wallets {
     ...this.#found.filter((one) => one.isTest),
   ]);
 
+  /** Its name, and what it pays on where another of the same name does something else. */
+  named(one: Offered): string {
+    const isShared = this.list.some((other) => other !== one && other.name === one.name);
+    return isShared ? `${one.name} (${one.family === "evm" ? "EVM" : "Solana"})` : one.name;
+  }
+
   watch(withTest: boolean): () => void {
     const add = (wallet: Offered): void => {
       const known = this.#found.some((one) => one.id === wallet.id);

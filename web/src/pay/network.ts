@@ -20,5 +20,5 @@ export function spoken(network: Network): string {
 
 /** Whether a faucet gives play money to who asks here: only its own machine is told of a node. */
 export function givesMoney(network: Network): boolean {
-  return network.local && network.rpc !== undefined;
+  return network.local && typeof network.rpc === "string";
 }

@@ -2,10 +2,12 @@
 
 import { Refused } from "../api/http";
 import type { Network } from "../api/shapes";
-import { givesMoney, isOf, spoken } from "./network";
+import { givesMoney, spoken } from "./network";
 import { isUntold, life_ms, pay, prepare, signed } from "./payment";
-import type { Buys, Paid, Prepared } from "./payment";
+import type { Buys, Paid, Prepared, Wait } from "./payment";
 import { fund } from "./testwallet";
+import { Waiting } from "./waiting.svelte";
+import { moved, WalletError } from "./wallet";
 import type { Connected, Offered } from "./wallet";
 
 export interface Purchase<T> {
@@ -20,6 +22,7 @@ export interface Purchase<T> {
 
 /** What is signed, by whom, and on which network. */
 interface Ready {
+  one: Offered;
   wallet: Connected;
   network: Network;
   prepared: Prepared;
@@ -27,7 +30,8 @@ interface Ready {
   until_ms: number;
 }
 
-type At = "choose" | "working" | "confirm" | "untold";
+/** "add": the wallet does not know the network, and can be told of it. */
+type At = "choose" | "working" | "confirm" | "add" | "untold";
 
 /** What a person sees of it; `purchase` is read when it is needed, since props change. */
 export class Paying<T> {
@@ -41,8 +45,10 @@ export class Paying<T> {
   hasLanded = $state(false);
   /** A wallet that has too little where a faucet gives play money. */
   poor = $state.raw<{ one: Offered; network: Network; address: string }>();
+  readonly waiting = new Waiting();
   readonly #purchase: () => Purchase<T>;
   #signature = "";
+  #unwatch: () => void = () => undefined;
 
   constructor(purchase: () => Purchase<T>) {
     this.#purchase = purchase;
@@ -50,16 +56,15 @@ export class Paying<T> {
 
   /** The networks of these that a wallet can pay on. */
   networksOf(one: Offered): Network[] {
-    return this.#purchase().networks.filter(
-      (each) => isOf(each.network, one.family) && (each.local || !one.isTest),
-    );
+    return this.#purchase().networks.filter((each) => one.lacks(each) === null);
   }
 
   choose(one: Offered, network: Network): Promise<void> {
     return this.#step(`Asking ${one.name}`, "choose", async () => {
-      const wallet = await one.connect();
+      this.#unwatch();
+      const wallet = await this.waiting.for(one.name, one.connect());
       this.doing = "Getting the payment ready";
-      this.#show(wallet, network, await this.#prepare(one, wallet, network));
+      this.#show(one, wallet, network, await this.#prepare(one, wallet, network));
     });
   }
 
@@ -79,9 +84,26 @@ export class Paying<T> {
     const { wallet, network, prepared } = this.ready!;
     if (performance.now() >= this.ready!.until_ms) return this.#renew();
     return this.#step(`Waiting for ${wallet.name}`, "confirm", async () => {
-      this.#signature = await signed(wallet, network, prepared);
+      const wait: Wait = (asked) => this.waiting.for(wallet.name, asked);
+      try {
+        this.#signature = await signed(wallet, network, prepared, wait);
+      } catch (caught) {
+        if (whyOf(caught) !== "unknown_network") throw caught;
+        this.at = "add";
+        return;
+      }
       await this.#send();
     });
+  }
+
+  /** Tell the wallet of a network that it does not know, then go on. */
+  async add(): Promise<void> {
+    const { wallet, network } = this.ready!;
+    await this.#step(`Waiting for ${wallet.name}`, "add", async () => {
+      await this.waiting.for(wallet.name, wallet.addNetwork(network));
+      this.at = "confirm";
+    });
+    if (this.at === "confirm") await this.confirm();
   }
 
   /** The same payment once more: it is never taken twice. */
@@ -98,23 +120,47 @@ export class Paying<T> {
   }
 
   cancel(): void {
+    this.#unwatch();
     [this.at, this.error, this.notice] = ["choose", null, ""];
+  }
+
+  /** The page goes away: nothing is asked of a wallet any more. */
+  leave(): void {
+    this.#unwatch();
+    this.waiting.stop();
   }
 
   /** What was prepared is too old to land: it is made ready again, and read again. */
   #renew(): Promise<void> {
-    const { wallet, network } = this.ready!;
+    const { one, wallet, network } = this.ready!;
     return this.#step("Getting the payment ready again", "choose", async () => {
       const prepared = await prepare(network.network, wallet.address, this.#purchase().buys);
       this.notice = "Too much time had passed, so the payment was made ready again. Read it anew.";
-      this.#show(wallet, network, prepared);
+      this.#show(one, wallet, network, prepared);
     });
   }
 
-  #show(wallet: Connected, network: Network, prepared: Prepared): void {
+  #show(one: Offered, wallet: Connected, network: Network, prepared: Prepared): void {
     const until_ms = performance.now() + life_ms(prepared);
-    this.ready = { wallet, network, prepared, until_ms };
+    this.ready = { one, wallet, network, prepared, until_ms };
     this.at = "confirm";
+    this.#unwatch();
+    this.#unwatch = wallet.watch((address) => void this.#moved(address));
+  }
+
+  /** Its owner chose another account, which what was prepared is not for; or none any more. */
+  async #moved(address: string | null): Promise<void> {
+    const { one, network } = this.ready!;
+    this.waiting.stop(moved(one.name, address));
+    if (this.at !== "confirm" && this.at !== "add") return;
+    this.cancel();
+    if (address === null) {
+      this.error = moved(one.name, address);
+      return;
+    }
+    await this.choose(one, network);
+    if ((this.at as At) !== "confirm") return;
+    this.notice = `${one.name} went to another account, so the payment was made ready for that one.`;
   }
 
   async #send(): Promise<void> {
@@ -157,8 +203,12 @@ export class Paying<T> {
       await work();
     } catch (caught) {
       if (!this.#purchase().onrefused?.(caught)) this.error = caught;
-      if ((this.at as At) === "working") this.at = back;
+      if ((this.at as At) === "working") this.at = whyOf(caught) === "moved" ? "choose" : back;
     }
     this.doing = "";
   }
+}
+
+function whyOf(error: unknown): string {
+  return error instanceof WalletError ? error.why : "";
 }

@@ -20,8 +20,13 @@ export interface Prepared {
   /** What is signed, in sentences. */
   words: string[];
   expires_at_ms: number;
+  /** Who gets the credits; null where the paying wallet's own account does, or where it is none. */
+  account: string | null;
   request: { method: string; path: string };
 }
+
+/** Waits for one thing that a wallet is asked; each by itself, so that who stops is asked no more. */
+export type Wait = <T>(asked: Promise<T>) => Promise<T>;
 
 export interface Paid<T> {
   body: T;
@@ -31,7 +36,8 @@ export interface Paid<T> {
 
 /** Have the server prepare a payment; nothing moves. */
 export function prepare(network: string, address: string, buys: Buys): Promise<Prepared> {
-  return post<Prepared>("/v1/x402/prepare", { network, address, buys });
+  const headers = "topup_usd" in buys ? credentials() : {};
+  return post<Prepared>("/v1/x402/prepare", { network, address, buys }, headers);
 }
 
 /** The value of PAYMENT-SIGNATURE, once the wallet has signed what was prepared. */
@@ -39,14 +45,17 @@ export async function signed(
   wallet: Connected,
   network: Network,
   prepared: Prepared,
+  wait: Wait = (asked) => asked,
 ): Promise<string> {
   const { sign, accepted, resource } = prepared;
   let payload: Record<string, unknown>;
   if (sign.kind === "typed_data") {
-    const signature = await wallet.signTyped(network, sign.typed_data);
+    await wait(wallet.goTo(network));
+    const signature = await wait(wallet.signTyped(sign.typed_data));
     payload = { signature, authorization: authorization(sign.typed_data.message) };
   } else {
-    const transaction = await wallet.signTransaction(network, bytesOf(sign.transaction));
+    const bytes = bytesOf(sign.transaction);
+    const transaction = await wait(wallet.signTransaction(network, bytes));
     payload = { transaction: base64(transaction) };
   }
   return base64Json({ x402Version: prepared.x402_version, resource, accepted, payload });

@@ -22,14 +22,12 @@ export async function challenge(wallet: Connected, network: string): Promise<str
 }
 
 /** Prove the wallet: this browser is signed in then. */
-export async function signIn(wallet: Connected, message: string): Promise<SignedIn> {
-  const signature = await wallet.signText(message);
+export function signIn(message: string, signature: string): Promise<SignedIn> {
   return post<SignedIn>("/v1/sign-in", { message, signature });
 }
 
 /** Let this wallet spend from the account that is signed in. */
-export async function linkWallet(wallet: Connected, message: string): Promise<string[]> {
-  const signature = await wallet.signText(message);
+export async function linkWallet(message: string, signature: string): Promise<string[]> {
   const linked = await post<{ wallets: string[] }>("/v1/wallets/link", { message, signature });
   return linked.wallets;
 }

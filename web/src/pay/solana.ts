@@ -1,7 +1,10 @@
 // Wallets of Solana, as browsers register them (Wallet Standard).
 
+import type { Network } from "../api/shapes";
 import { base58 } from "./base58";
-import { failed, rejected, unable } from "./wallet";
+import { isOf } from "./network";
+import { parts } from "./transaction";
+import { failed, garbled, rejected, unable } from "./wallet";
 import type { Connected, Offered } from "./wallet";
 
 interface Account {
@@ -16,6 +19,7 @@ interface Standard {
   accounts: readonly Account[];
   features: {
     "standard:connect"?: { connect(): Promise<{ accounts: readonly Account[] }> };
+    "standard:events"?: { on(event: "change", heard: () => void): () => void };
     "solana:signMessage"?: {
       signMessage(input: {
         account: Account;
@@ -37,6 +41,9 @@ interface Api {
 }
 
 const NAME_CHARS = 40;
+const SIGNATURE_BYTES = 64;
+const SHOWN_CHAINS = 4;
+/** A wallet names its own chains, and may name any number of them. */
 
 /** The chain by its genesis hash (CAIP-2) as Wallet Standard names it. */
 const CHAINS: Record<string, string> = {
@@ -50,7 +57,9 @@ export function findSolana(found: (wallet: Offered) => void): () => void {
   const api: Api = {
     register: (...wallets) => {
       for (const wallet of wallets) {
-        if (wallet.features?.["solana:signTransaction"]) found(offered(wallet));
+        // Of another blockchain, or too old to sign anything: it is no wallet of Solana.
+        const chains = wallet.chains?.some((chain) => chain.startsWith("solana:"));
+        if (chains && wallet.features) found(offered(wallet));
       }
       return () => undefined;
     },
@@ -71,8 +80,18 @@ function offered(wallet: Standard): Offered {
     name,
     family: "solana",
     isTest: false,
+    lacks: (network) => lacks(wallet, network),
     connect: () => connect(name, wallet),
   };
+}
+
+function lacks(wallet: Standard, network: Network): string | null {
+  if (!isOf(network.network, "solana")) return "pays on Solana networks alone";
+  if (!wallet.features["solana:signTransaction"]) return "sends payments itself, and signs none";
+  const chain = CHAINS[network.network];
+  const isThere = !chain || wallet.chains.includes(chain);
+  const has = wallet.chains.filter((one) => one.startsWith("solana:"));
+  return isThere ? null : `is of ${has.slice(0, SHOWN_CHAINS).join(", ")} alone`;
 }
 
 async function connect(name: string, wallet: Standard): Promise<Connected> {
@@ -86,9 +105,10 @@ async function connect(name: string, wallet: Standard): Promise<Connected> {
       const sign = wallet.features["solana:signMessage"];
       if (!sign) throw unable(name);
       const [signed] = await asked(name, () => sign.signMessage({ account, message }));
-      if (!signed) throw failed(name, "it gave no signature");
-      return base58(signed.signature);
+      if (signed?.signature?.length !== SIGNATURE_BYTES) throw garbled(name, "no signature");
+      return base58(new Uint8Array(signed.signature));
     },
+    goTo: () => Promise.reject(unable(name)),
     signTyped: () => Promise.reject(unable(name)),
     signTransaction: async (network, transaction) => {
       const sign = wallet.features["solana:signTransaction"];
@@ -96,10 +116,49 @@ async function connect(name: string, wallet: Standard): Promise<Connected> {
       const chain = CHAINS[network.network];
       const input = { account, transaction, ...(chain ? { chain } : {}) };
       const [signed] = await asked(name, () => sign.signTransaction(input));
-      if (!signed) throw failed(name, "it gave no transaction");
-      return new Uint8Array(signed.signedTransaction);
+      return whole(name, account.address, transaction, signed?.signedTransaction);
     },
+    addNetwork: () => Promise.reject(unable(name)),
+    watch: (moved) => watch(wallet, account.address, moved),
   };
+}
+
+/** The same transaction with this account's signature; a wallet that changed it is told of. */
+function whole(
+  name: string,
+  address: string,
+  asked: Uint8Array<ArrayBuffer>,
+  given: Uint8Array | undefined,
+): Uint8Array<ArrayBuffer> {
+  let signed: Uint8Array<ArrayBuffer>;
+  let message: string;
+  try {
+    signed = new Uint8Array(given ?? []);
+    message = String(parts(signed).message);
+  } catch {
+    throw garbled(name, "no transaction");
+  }
+  const { message: wanted, signers } = parts(asked);
+  // Some add a tip for the network: nobody here would settle what was not offered.
+  if (message !== String(wanted)) throw garbled(name, "another payment than it was asked to sign");
+  const at = 1 + SIGNATURE_BYTES * signers.indexOf(address);
+  if (signed.slice(at, at + SIGNATURE_BYTES).every((byte) => byte === 0)) {
+    throw garbled(name, "the payment without a signature");
+  }
+  return signed;
+}
+
+function watch(
+  wallet: Standard,
+  address: string,
+  moved: (address: string | null) => void,
+): () => void {
+  const events = wallet.features["standard:events"];
+  const heard = (): void => {
+    const now = wallet.accounts[0]?.address ?? null;
+    if (now !== address) moved(now);
+  };
+  return events?.on("change", heard) ?? (() => undefined);
 }
 
 async function first(name: string, wallet: Standard): Promise<Account> {

@@ -4,6 +4,7 @@ import { post } from "../api/http";
 import { base58 } from "./base58";
 import { keep, kept } from "./keeping";
 import type { TestKey } from "./keeping";
+import { isOf } from "./network";
 import { parts, withSignature } from "./transaction";
 import { unable } from "./wallet";
 import type { Connected, Offered } from "./wallet";
@@ -17,6 +18,8 @@ export function testWallet(): Offered {
     name: TEST_NAME,
     family: "solana",
     isTest: true,
+    lacks: (network) =>
+      network.local && isOf(network.network, "solana") ? null : "has LOCAL test money alone",
     connect: async () => connected((await kept()) ?? (await made())),
   };
 }
@@ -39,9 +42,13 @@ function connected({ key, address }: TestKey): Connected {
     address,
     name: TEST_NAME,
     signText: async (text) => base58(await sign(new TextEncoder().encode(text))),
+    goTo: () => Promise.reject(unable(TEST_NAME)),
     signTyped: () => Promise.reject(unable(TEST_NAME)),
     signTransaction: async (_network, bytes) =>
       withSignature(bytes, address, await sign(parts(bytes).message)),
+    addNetwork: () => Promise.reject(unable(TEST_NAME)),
+    // Nobody but this page has it.
+    watch: () => () => undefined,
   };
 }
 

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Model, Setup } from "../api/shapes";
-import { body, changes, draftOf, draftTiers, faults, newTier, ratesOf } from "./plan";
+import { body, changes, draftOf, faults, newTier, ratesOf } from "./plan";
 
 const TIER = {
   asset: "USDC.local",
@@ -38,7 +38,7 @@ function draft() {
 
 describe("a set-up that nobody touched", () => {
   it("changes nothing and sends neither rates nor tiers", () => {
-    expect(changes(draft(), draft())).toEqual([]);
+    expect(changes(draft(), draft(), true)).toEqual([]);
     expect(body(draft(), draft())).toEqual({ model: "a/one", nodes: 2, private: false });
   });
 
@@ -49,19 +49,21 @@ describe("a set-up that nobody touched", () => {
 });
 
 describe("a set-up that was changed", () => {
-  it("says of a tier that it holds from the next start on, and sends all tiers in base units", () => {
+  it("says of a tier when it holds, and sends all tiers in base units", () => {
     const wanted = draft();
     wanted.tiers[0]!.price = "0.02";
-    const [change, ...rest] = changes(wanted, draft());
+    const [change, ...rest] = changes(wanted, draft(), true);
     expect(rest).toEqual([]);
-    expect(change).toMatchObject({ what: "Tier basic", when: "from the next start on" });
+    expect(change).toMatchObject({ what: "Tier basic", when: "at once" });
+    // Who takes no payments yet sells nothing before the start that does.
+    expect(changes(wanted, draft(), false)[0]).toMatchObject({ when: "from the next start on" });
     expect(body(wanted, draft()).tiers?.map((tier) => tier.price)).toEqual(["20000", "1234000000"]);
   });
 
   it("sends a rate that changed, at once, and no other", () => {
     const wanted = draft();
     wanted.rates[0]!.prompt = "5";
-    expect(changes(wanted, draft()).map((one) => one.when)).toEqual(["at once"]);
+    expect(changes(wanted, draft(), true).map((one) => one.when)).toEqual(["at once"]);
     const rate = { asset: "PRLX.local", prompt: "5000000", completion: "4000000" };
     expect(body(wanted, draft()).rates).toEqual([rate]);
   });
@@ -69,7 +71,7 @@ describe("a set-up that was changed", () => {
   it("takes 4 and 4.00 for the same rate", () => {
     const wanted = draft();
     wanted.rates[0]!.prompt = "4";
-    expect(changes(wanted, draft())).toEqual([]);
+    expect(changes(wanted, draft(), true)).toEqual([]);
   });
 
   it("of a private pool has neither rates nor tiers, whatever was typed there", () => {
@@ -80,7 +82,7 @@ describe("a set-up that was changed", () => {
     };
     expect(faults(wanted)).toEqual([]);
     expect(body(wanted, draft())).toEqual({ model: "a/one", nodes: 2, private: true });
-    expect(changes(wanted, draft()).map((one) => one.what)).toEqual(["Kind of pool"]);
+    expect(changes(wanted, draft(), true).map((one) => one.what)).toEqual(["Kind of pool"]);
   });
 
   it("shows the rates of the model that is chosen", () => {
@@ -92,7 +94,7 @@ describe("a set-up that was changed", () => {
   });
 });
 
-describe("tiers that were chosen for the next start", () => {
+describe("tiers that were chosen and are not sold yet", () => {
   const waiting = { ...TIER, name: "gold", price: "70000" };
   const chosen = { ...SETUP, next_start: ["the tiers gold"], next_tiers: [waiting] };
 
@@ -102,20 +104,11 @@ describe("tiers that were chosen for the next start", () => {
     expect(body({ ...now, nodes: "3" }, now).tiers).toBeUndefined();
     const wanted = draftOf(chosen, MODELS);
     wanted.tiers[0]!.price = "0.08";
-    expect(changes(wanted, now)[0]).toMatchObject({
+    expect(changes(wanted, now, false)[0]).toMatchObject({
       what: "Tier gold",
       from: expect.stringMatching(/^0\.07/),
     });
     expect(body(wanted, now).tiers?.map((tier) => tier.price)).toEqual(["80000"]);
-  });
-
-  it("give way to those that are sold now when a person asks for these", () => {
-    const now = draftOf(chosen, MODELS);
-    const tiers = draftTiers(chosen.tiers);
-    expect(body({ ...now, tiers }, now).tiers?.map((tier) => tier.name)).toEqual([
-      "basic",
-      "premium",
-    ]);
   });
 });
 

@@ -25,7 +25,7 @@ export interface Draft {
   private: boolean;
   /** Of `model`, for a million tokens. */
   rates: DraftRate[];
-  /** All that are to be sold from the next start on. */
+  /** All that are to be sold, where payments on networks are taken. */
   tiers: DraftTier[];
 }
 
@@ -127,8 +127,11 @@ function tierFaults(tiers: DraftTier[]): string[] {
   return found;
 }
 
-/** What the draft changes of what stands, and when each change holds. Of a draft without faults. */
-export function changes(draft: Draft, now: Draft): Change[] {
+/**
+ * What the draft changes of what stands, and when each change holds. Of a draft without faults.
+ * `isSelling`: payments on networks are taken now; else tiers wait for a start that takes them.
+ */
+export function changes(draft: Draft, now: Draft, isSelling: boolean): Change[] {
   const found: Change[] = [];
   const at = (what: string, from: string, to: string, when: Change["when"] = "at once"): void => {
     if (from !== to) found.push({ what, from, to, when });
@@ -143,13 +146,13 @@ export function changes(draft: Draft, now: Draft): Change[] {
     at(`Rates of ${draft.model} in ${rate.asset}`, old, rateWords(rate));
   }
   if (!haveTiersChanged(draft, now)) return found;
-  const later = "from the next start on";
+  const when = isSelling ? "at once" : "from the next start on";
   for (const tier of draft.tiers) {
     const before = now.tiers.find((one) => one.name === tier.name);
-    at(`Tier ${tier.name}`, before ? tierWords(before) : "none", tierWords(tier), later);
+    at(`Tier ${tier.name}`, before ? tierWords(before) : "none", tierWords(tier), when);
   }
   for (const tier of now.tiers.filter((one) => draft.tiers.every((two) => two.name !== one.name))) {
-    at(`Tier ${tier.name}`, tierWords(tier), "no longer sold", later);
+    at(`Tier ${tier.name}`, tierWords(tier), "no longer sold", when);
   }
   return found;
 }

@@ -37,7 +37,9 @@ export class Wizard {
   });
   readonly faults = $derived(this.draft ? faults(this.draft) : []);
   readonly changes = $derived(
-    this.draft && this.now && this.faults.length === 0 ? changes(this.draft, this.now) : [],
+    this.draft && this.now && this.faults.length === 0
+      ? changes(this.draft, this.now, this.standing.setup?.paid ?? false)
+      : [],
   );
 
   /** Read what stands and begin with it. */

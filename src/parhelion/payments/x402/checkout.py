@@ -15,12 +15,13 @@ from parhelion.payments.x402.claim_book import Opens, Paid, Settlement
 from parhelion.payments.x402.claim_rows import Claim
 from parhelion.payments.x402.networks import Network
 from parhelion.payments.x402.offers import Desk, PaymentRequired, payment_required
-from parhelion.payments.x402.payload import accept, read
+from parhelion.payments.x402.payload import accept, read, terms_of
 from parhelion.payments.x402.prices import (
-    TIERS,
     TOPUPS_MICRO,
     Price,
+    as_sold,
     request_price,
+    shelf,
     smallest_topup,
     tier_named,
     tier_price,
@@ -55,7 +56,11 @@ class Desks(Protocol):
 
 
 class Checkout:
-    """Offers, claims and settlements of every route that sells; `asset` is what is paid in."""
+    """Offers, claims and settlements of every route that sells; `asset` is what is paid in.
+
+    The one owner of the tiers that are sold: whoever names, lists or prices one asks here, when it
+    is asked for, and keeps what it got to the end of that sale.
+    """
 
     def __init__(
         self,
@@ -70,7 +75,7 @@ class Checkout:
         entropy: Entropy,
     ) -> None:
         self.asset = asset
-        self.tiers: tuple[Tier, ...] = terms.tiers or TIERS
+        self.tiers: tuple[Tier, ...] = shelf(terms.tiers, private=False)
         self._desks = desks
         self._networks = networks
         self._cashier = cashier
@@ -84,10 +89,14 @@ class Checkout:
         """Say this beside every offer from now on."""
         self._extensions = extensions
 
+    def sell(self, tiers: tuple[Tier, ...]) -> None:
+        """Sell these tiers from now on, and no others; what was sold keeps its terms."""
+        self.tiers = tiers
+
     def price(self, ask: Ask, quote: Quote, rate: Rate) -> Price:
         """What a payment for this ask is; Problem where a tier takes no such prompt."""
         if ask.tier is not None:
-            return tier_price(ask.tier, len(quote.prompt_ids))
+            return tier_price(as_sold(ask.tier, quote.model.id), len(quote.prompt_ids))
         return request_price(
             rate, len(quote.prompt_ids), quote.max_tokens, self._terms.min_charge_micro
         )
@@ -135,7 +144,7 @@ class Checkout:
         """
         payload = read(header)
         least = price.amount_micro if least_micro is None else least_micro
-        price = _paid_price(price, payload.accepted.amount, least)
+        price = _paid_price(price, payload.accepted.amount, terms_of(payload), least)
         required = self.offered(price, url)
         try:
             payment = accept(payload, required, self._networks)
@@ -194,9 +203,12 @@ def credited_only(paid: Settlement) -> Problem:
     )
 
 
-def _paid_price(price: Price, amount: str, least_micro: int) -> Price:
-    """The price that a payment means: the one of this request, or a top-up that covers it."""
-    if amount == str(price.amount_micro):
+def _paid_price(price: Price, amount: str, terms: str, least_micro: int) -> Price:
+    """The price that a payment means: the one of this request, or a top-up that covers it.
+
+    A tier can cost as much as a top-up: the terms of the offer tell the two apart.
+    """
+    if terms or (amount == str(price.amount_micro) and not price.terms):
         return price
     for topup_micro in TOPUPS_MICRO:
         if amount == str(topup_micro) and topup_micro >= least_micro:

@@ -144,7 +144,7 @@ def requirement(price: Price, desk: Desk, memo: str) -> Requirement:
         amount=str(price.amount_micro),
         pay_to=desk.payee.pay_to,
         max_timeout_seconds=TIMEOUT_S,
-        extra=_extra(network, desk, memo),
+        extra=_extra(price, network, desk, memo),
     )
 
 
@@ -191,8 +191,11 @@ def identifier_declaration() -> dict[str, Any]:
     return {"info": {"required": False}, "schema": schema}
 
 
-def _extra(network: Network, desk: Desk, memo: str) -> dict[str, str]:
+def _extra(price: Price, network: Network, desk: Desk, memo: str) -> dict[str, str]:
     extra = {"paymentFlow": UPFRONT}
+    if price.terms:
+        # Else a payment of an offer that was made before the terms changed would buy the new ones.
+        extra["terms"] = price.terms
     if network.is_local:
         extra["label"] = "LOCAL"
     if network.family is Family.EVM:

@@ -73,12 +73,32 @@ class _Accepted(msgspec.Struct):
     accepted: Requirement
 
 
+class _Extra(msgspec.Struct, frozen=True):
+    terms: str = ""
+
+
+class _Named(msgspec.Struct, frozen=True):
+    extra: _Extra = _Extra()
+
+
+class _Sold(msgspec.Struct):
+    accepted: _Named
+
+
 def read(header: str | bytes) -> Payload:
     """The x402 v2 payment in a header; Problem PAYMENT_INVALID says what is wrong with it."""
     found = read_header(header)
     if isinstance(found, Declined):
         raise _invalid(found.reason, _hint_of(found.code))
     return found
+
+
+def terms_of(payload: Payload) -> str:
+    """The terms that the accepted offer names: a tier's; "" for a request's or a top-up's."""
+    try:
+        return msgspec.json.decode(payload.raw, type=_Sold).accepted.extra.terms
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""  # `accept` says what is wrong with it.
 
 
 def accept(payload: Payload, required: PaymentRequired, networks: Mapping[str, Network]) -> Payment:

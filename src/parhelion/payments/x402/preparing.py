@@ -1,20 +1,22 @@
 """Getting a payment ready for a wallet in a browser: the chain is looked at, nothing is kept.
 
 Anybody may ask, and each asking is a call or two to a node that may count them: so few are asked
-at once, each address only so often, and no call may take long.
+at once, each caller only so often, and no call may take long.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from parhelion.allowance import Allowance, Allowances
 from parhelion.chain.rpc import RpcRefused, RpcUnavailable
 from parhelion.chain.solana import RpcCall
 from parhelion.chain.wallet import holdings
-from parhelion.identity import Entropy, site_of
+from parhelion.identity import Caller, Entropy
 from parhelion.payments.x402.desks import Desks
 from parhelion.payments.x402.networks import Family, Network, Payee
 from parhelion.payments.x402.prepared import (
@@ -35,10 +37,21 @@ if TYPE_CHECKING:
 LOOKS_LIMIT = 8
 """At once, as of the explorer: a person waits a tenth of a second for a public node."""
 
+LOOKS_OF_ONE_LIMIT = 2
+"""At once of one caller: where a node is slow, four are needed to take all that there are."""
+
+LOOKS_HIDDEN_LIMIT = 4
+"""At once of all strangers behind a proxy, together: the other half is for those who are known."""
+
 PREPARED_AT_ONCE = 30.0
 PREPARED_PER_S = 1.0
-"""Of one address: a person prepares a few payments a minute. Those that a proxy speaks for share
-one allowance: what is refused there is asked again a moment later, and nothing is lost by it."""
+"""Of one address, or of one account where a proxy hides addresses: a person prepares a few payments
+a minute."""
+
+HIDDEN_AT_ONCE = 20.0
+HIDDEN_PER_S = 4.0
+"""Of all strangers behind a proxy, who sent no credential, together: one of them can take no more
+than this of what there is, and who is known by address or account has the rest."""
 
 LOOKS_BURST = 40.0
 LOOKS_PER_S = 10.0
@@ -70,30 +83,28 @@ class Preparing:
         self._clock = clock
         self._entropy = entropy
         self._slots = asyncio.Semaphore(LOOKS_LIMIT)
+        self._looking: Counter[str] = Counter()
         self._asked = Allowances(PREPARED_PER_S, PREPARED_AT_ONCE)
+        self._hidden = Allowance(HIDDEN_PER_S, HIDDEN_AT_ONCE)
         self._looks = Allowance(LOOKS_PER_S, LOOKS_BURST)
 
     async def prepare(
-        self, network: str, payer: str, price: Price, url: str, *, address: str
+        self, network: str, payer: str, price: Price, url: str, *, caller: Caller
     ) -> Prepared:
         """The payment of a price at a URL, for a wallet on a network (CAIP-2).
 
         Problem for what cannot be paid: an unknown network, no address there, too little in the
-        wallet, a chain that is away. `address` is where the one who asks is.
+        wallet, a chain that is away, too many askings.
         """
         found = self._network(network)
         # What is wrong with the address is told before its chain is asked.
         check_payer(found, payer, offer_on(self._checkout.offered(price, url), found))
-        if not self._asked.take(site_of(address), self._clock.monotonic_s()):
-            raise _later(
-                "too many payments were prepared for your address", ProblemCode.RATE_LIMITED
-            )
-        if self._slots.locked() or not self._looks.take(self._clock.monotonic_s()):
-            raise _later("too many payments are being prepared", ProblemCode.OVERLOADED)
-        async with self._slots:
-            token_micro, has_account = await self._holding(found, payer)
-            check_holds(found, price, token_micro, has_account=has_account)
-            age_s = await self._desks.freshen(found.id)
+        self._count(caller)
+        with self._place_of(caller.share):
+            async with self._slots:
+                token_micro, has_account = await self._holding(found, payer)
+                check_holds(found, price, token_micro, has_account=has_account)
+                age_s = await self._desks.freshen(found.id)
         # Made after the chain was asked, so that it has the hint that was waited for.
         required = self._checkout.offered(price, url)
         now_ms = self._clock.now_ms()
@@ -102,6 +113,31 @@ class Preparing:
         if age_s is None or "recentBlockhash" not in offer_on(required, found).extra:
             raise _away(found)
         return for_solana(required, found, payer, now_ms=now_ms, hint_age_s=age_s)
+
+    def _count(self, caller: Caller) -> None:
+        """Take one of the caller's share, then one of all there are; Problem where none is left.
+
+        What is refused for the caller's own sake takes nothing from the others.
+        """
+        share, now_s = caller.share, self._clock.monotonic_s()
+        has_share = self._asked.take(share, now_s) if share else self._hidden.take(now_s)
+        limit = LOOKS_OF_ONE_LIMIT if share else LOOKS_HIDDEN_LIMIT
+        if not has_share or self._looking[share] >= limit:
+            whose = "for you" if share else "through a proxy for who is not signed in"
+            raise _later(f"too many payments are being prepared {whose}", ProblemCode.RATE_LIMITED)
+        if self._slots.locked() or not self._looks.take(now_s):
+            raise _later("too many payments are being prepared", ProblemCode.OVERLOADED)
+
+    @contextmanager
+    def _place_of(self, share: str) -> Generator[None]:
+        self._looking[share] += 1
+        try:
+            yield
+        finally:
+            self._looking[share] -= 1
+            # Names are strangers' to choose the number of.
+            if not self._looking[share]:
+                del self._looking[share]
 
     def _network(self, id: str) -> Network:
         found = self._networks.get(id)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Literal
 
+import msgspec
+
 from parhelion.ledger import most_tokens, price
 from parhelion.payments.rules import check_tier
 from parhelion.words import DECIMALS, Problem, ProblemCode, Rate, Record, Tier
@@ -36,13 +38,15 @@ _USD = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 class Price(Record, frozen=True, kw_only=True):
     """What one payment costs and buys; `fits` is the `max_tokens` that stock clients would pay.
 
-    `fits` is None where the price is within their limit, or where no answer would be.
+    `fits` is None where the price is within their limit, or where no answer would be. `terms` is
+    what a tier's price buys: a payment for other terms is none for these, whatever the amount.
     """
 
     kind: Literal["request", "tier", "topup"]
     amount_micro: int
     words: str
     fits: int | None = None
+    terms: str = ""
 
     @property
     def is_above_stock_limit(self) -> bool:
@@ -66,6 +70,16 @@ def request_price(rate: Rate, prompt_tokens: int, max_tokens: int, min_charge_mi
     )
 
 
+def shelf(named: Sequence[Tier], *, private: bool) -> tuple[Tier, ...]:
+    """What a pool sells at a fixed price: nothing where it is private, else the tiers it names."""
+    return () if private else tuple(named) or TIERS
+
+
+def as_sold(tier: Tier, model: str) -> Tier:
+    """A tier with the model that answers, for what is sold keeps it when the default changes."""
+    return msgspec.structs.replace(tier, model=model)
+
+
 def tier_named(name: str, tiers: Sequence[Tier]) -> Tier:
     """The tier of this name; Problem NOT_FOUND that lists them."""
     for tier in tiers:
@@ -74,18 +88,24 @@ def tier_named(name: str, tiers: Sequence[Tier]) -> Tier:
     raise Problem(
         ProblemCode.NOT_FOUND,
         f"no tier {name[:32]!r}",
-        hint=f"the tiers are {', '.join(tier.name for tier in tiers)}",
+        hint=f"the tiers are {', '.join(tier.name for tier in tiers)}"
+        if tiers
+        else "this pool sells none: leave it out",
         param="tier",
     )
 
 
 def tier_price(tier: Tier, prompt_tokens: int) -> Price:
-    """The price of one answer of a tier; Problem before payment where the prompt is too long."""
+    """The price of one answer of a tier as it is sold; Problem where the prompt is too long.
+
+    Said before payment.
+    """
     check_tier(tier, prompt_tokens)
     return Price(
         kind="tier",
         amount_micro=tier.price_micro,
         words=f"one {tier.name} answer of up to {tier.max_tokens} tokens",
+        terms=_terms(tier),
     )
 
 
@@ -115,6 +135,18 @@ def usd_text(amount_micro: int) -> str:
     """Base units as dollars, without zeros that say nothing: `0.25`, `1`, `0.00568`."""
     text = f"{Decimal(amount_micro).scaleb(-DECIMALS):f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _terms(tier: Tier) -> str:
+    """What one answer of a tier is, in words that are the same for the same terms alone."""
+    words = (
+        tier.name,
+        f"{tier.max_tokens} tokens",
+        f"prompt {tier.max_prompt_tokens}",
+        tier.model,
+        "" if tier.temperature is None else f"temperature {tier.temperature}",
+    )
+    return ", ".join(word for word in words if word)
 
 
 def _micro_of(usd: str) -> int:

@@ -12,14 +12,19 @@ import pytest
 from parhelion.chain.rpc import RpcRefused, RpcUnavailable
 from parhelion.chain.solana import associated_account
 from parhelion.config import X402Network
+from parhelion.identity import Caller, site_of
 from parhelion.payments.x402 import payees, payment_required
 from parhelion.payments.x402 import preparing as module
 from parhelion.payments.x402.desks import Desks
 from parhelion.payments.x402.faucet import GIFT_MICRO, GIFTS_PER_HOUR_LIMIT, HOUR_S, Faucet
 from parhelion.payments.x402.prepared import Prepared, Transaction
 from parhelion.payments.x402.preparing import (
+    HIDDEN_AT_ONCE,
+    HIDDEN_PER_S,
     LOOKS_BURST,
+    LOOKS_HIDDEN_LIMIT,
     LOOKS_LIMIT,
+    LOOKS_OF_ONE_LIMIT,
     LOOKS_PER_S,
     PREPARED_AT_ONCE,
     Preparing,
@@ -101,8 +106,21 @@ class World:
         now_ms = self.clock.now_ms()
         return payment_required(price, self.desks.now(), url=url, now_ms=now_ms, entropy=bytes(10))
 
-    async def prepare(self, network: str = SOLANA, payer: str = PAYER, address: str = "") -> Any:
-        return await self.preparing.prepare(network, payer, PRICE, "http://h/x", address=address)
+    async def prepare(
+        self, network: str = SOLANA, payer: str = PAYER, address: str = "", account: str = ""
+    ) -> Any:
+        caller = Caller(site_of(address), account)
+        return await self.preparing.prepare(network, payer, PRICE, "http://h/x", caller=caller)
+
+    async def hang(self, *callers: tuple[str, str]) -> list[asyncio.Task[Any]]:
+        """Those of these (address, account) who look, all at once, until the node goes on."""
+        self.node.go_on.clear()
+        wanted = len(self.node.asked) + len(callers)
+        looking = [asyncio.create_task(self.prepare(SOLANA, PAYER, *each)) for each in callers]
+        async with asyncio.timeout(5):
+            while len(self.node.asked) < wanted:  # noqa: ASYNC110 - the node has no event for it
+                await asyncio.sleep(0)
+        return looking
 
     async def refusal(self, *asked: Any) -> Problem:
         with pytest.raises(Problem) as caught:
@@ -164,10 +182,7 @@ async def test_a_chain_that_hangs_is_given_up_in_time(
 
 
 async def test_more_than_may_look_at_once_are_sent_away_and_none_is_queued(world: World) -> None:
-    world.node.go_on.clear()
-    inside = [asyncio.create_task(world.prepare()) for _ in range(LOOKS_LIMIT)]
-    while len(world.node.asked) < LOOKS_LIMIT:  # noqa: ASYNC110 - the node has no event for it
-        await asyncio.sleep(0)
+    inside = await world.hang(*((f"203.0.113.{at}", "") for at in range(LOOKS_LIMIT)))
     assert (await world.refusal()).code is ProblemCode.OVERLOADED
     world.node.go_on.set()
     assert len(await asyncio.gather(*inside)) == LOOKS_LIMIT
@@ -182,6 +197,40 @@ async def test_one_address_prepares_so_many_and_takes_nothing_from_another(world
     await world.prepare(EVM, EVM_PAYER, "203.0.113.8")
     world.clock.advance(1.0)
     await world.prepare(EVM, EVM_PAYER, "203.0.113.7")
+
+
+async def test_one_caller_cannot_hold_every_place_while_a_chain_is_slow(world: World) -> None:
+    one, hidden = ("203.0.113.7", ""), ("", "")
+    inside = await world.hang(*[one] * LOOKS_OF_ONE_LIMIT, *[hidden] * LOOKS_HIDDEN_LIMIT)
+    for address in ("203.0.113.7", ""):
+        refused = await world.refusal(SOLANA, PAYER, address)
+        assert refused.code is ProblemCode.RATE_LIMITED and refused.retry_after_s
+    inside += await world.hang(("203.0.113.8", ""))
+    world.node.go_on.set()
+    await asyncio.gather(*inside)
+    assert not world.preparing._looking, "nothing is kept of who has left"
+
+
+async def test_one_stranger_behind_a_proxy_leaves_room_for_who_is_signed_in(world: World) -> None:
+    """All strangers there look alike, so they share; an account tells its owner from them."""
+    for _ in range(int(HIDDEN_AT_ONCE)):
+        await world.prepare(EVM, EVM_PAYER, "")
+    refused = await world.refusal(EVM, EVM_PAYER, "")
+    assert refused.code is ProblemCode.RATE_LIMITED and refused.retry_after_s
+    assert "proxy" in refused.message
+    await world.prepare(EVM, EVM_PAYER, "", "acct_1")
+    await world.prepare(EVM, EVM_PAYER, "203.0.113.7")
+    world.clock.advance(1.0)
+    for _ in range(int(HIDDEN_PER_S)):
+        await world.prepare(EVM, EVM_PAYER, "")
+    assert (await world.refusal(EVM, EVM_PAYER, "")).code is ProblemCode.RATE_LIMITED
+
+
+async def test_accounts_are_no_way_round_the_share_of_an_address(world: World) -> None:
+    for at in range(int(PREPARED_AT_ONCE)):
+        await world.prepare(EVM, EVM_PAYER, "203.0.113.7", f"acct_{at}")
+    refused = await world.refusal(EVM, EVM_PAYER, "203.0.113.7", "acct_new")
+    assert refused.code is ProblemCode.RATE_LIMITED
 
 
 async def test_all_addresses_together_look_at_the_chains_only_so_often(world: World) -> None:

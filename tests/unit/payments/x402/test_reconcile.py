@@ -181,8 +181,9 @@ async def test_the_loop_wakes_for_a_new_pending_payment_and_not_before(world: An
     await asyncio.sleep(0.05)
     assert world.chain.looked == 0
     payment = await ambiguous(world, lands=True)
-    await asyncio.sleep(0.3)
-    assert await world.state(payment) == "settled"
+    async with asyncio.timeout(5):
+        while await world.state(payment) != "settled":  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     loop.cancel()
     await asyncio.gather(loop, return_exceptions=True)
 

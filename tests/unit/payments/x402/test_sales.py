@@ -384,7 +384,8 @@ async def test_a_session_has_one_answer_and_no_more(stall: Stall) -> None:
     account = opened.session.account
     assert await stall.world.has(account) == (0, 10_000)
     quote = stall.price(max_tokens=100)
-    asks = [stall.take(stall.ask(tier=BASIC), quote, session=opened.token) for _ in range(5)]
+    sold = opened.session.sold
+    asks = [stall.take(stall.ask(tier=sold), quote, session=opened.token) for _ in range(5)]
     results = await asyncio.gather(*asks, return_exceptions=True)
     assert sum(isinstance(result, Taken) for result in results) == 1
     codes = {result.code for result in results if isinstance(result, Problem)}
@@ -744,3 +745,126 @@ async def _topup_offer(stall: Stall) -> dict[str, Any]:
     with pytest.raises(Problem) as raised:
         await stall.till.topup("1", Credentials(url=URL), "req_t")
     return offered(raised.value)
+
+
+DEARER = msgspec.structs.replace(BASIC, price_micro=30_000)
+SHORTER = msgspec.structs.replace(BASIC, max_tokens=10)
+SOLD = msgspec.structs.replace(BASIC, model="org/model")
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        DEARER,
+        SHORTER,
+        msgspec.structs.replace(BASIC, max_prompt_tokens=20),
+        msgspec.structs.replace(BASIC, temperature=0.1),
+    ],
+)
+async def test_an_offer_from_before_a_change_is_refused_unsettled_with_the_new_one(
+    stall: Stall, now: Any
+) -> None:
+    quote = stall.price(max_tokens=10)
+    old = stall.sign(await stall.offer(stall.ask(tier=BASIC), quote))
+    code = ProblemCode.PAYMENT_REQUIRED
+    told = offered(await stall.refused(stall.ask(tier=now), quote, code, payment=old))
+    assert told["accepts"][0]["amount"] == str(now.price_micro)
+    assert stall.world.chain.settled == stall.world.chain.verified == 0
+    with pytest.raises(Problem) as page:
+        credentials = Credentials(url=URL, payment=old)
+        await stall.till.session(now, "org/model", credentials, stall.ask().request)
+    assert page.value.code is code and page.value.offer is not None
+    assert stall.world.chain.settled == 0
+    taken = await stall.take(stall.ask(tier=now), quote, payment=stall.sign(told))
+    assert taken.hold.amount_micro == now.price_micro
+
+
+async def test_an_offer_of_a_tier_is_for_the_model_that_was_named_in_it(stall: Stall) -> None:
+    with pytest.raises(Problem) as raised:
+        await stall.till.session(BASIC, "org/model", Credentials(url=URL), "req_a")
+    signed = Credentials(url=URL, payment=stall.sign(offered(raised.value)))
+    with pytest.raises(Problem) as refused:
+        await stall.till.session(BASIC, "org/other", signed, stall.ask().request)
+    assert refused.value.code is ProblemCode.PAYMENT_REQUIRED and stall.world.chain.settled == 0
+
+
+@pytest.mark.parametrize("then", [(DEARER,), (SHORTER,), (TIERS[1],), ()])
+async def test_a_session_keeps_what_it_was_sold_with_and_no_more_money_is_taken(
+    stall: Stall, then: tuple[Any, ...]
+) -> None:
+    """Also where its tier is sold no more, and by a coordinator that was started since."""
+    opened = await bought_session(stall)
+    account = opened.session.account
+    await stall.world.ledger.grant(account, ASSET, 1_000_000, id="more", reason="test")
+    stall.till.checkout.sell(then)
+    found = await Sessions(stall.world.store, stall.world.clock).find(opened.token)
+    assert found.sold == SOLD
+    said = Credentials(url=URL, session=opened.token)
+    assert await stall.till.has_answer(opened.token, SOLD)
+    terms = await stall.till.terms("basic", said)
+    assert terms == SOLD
+    ask = stall.ask(tier=terms)
+    taken = await stall.take(ask, stall.price(max_tokens=100), session=opened.token)
+    assert (taken.hold.amount_micro, taken.grant.tier) == (10_000, SOLD)
+    assert await stall.world.has(account) == (1_000_000, 10_000), "its own money and no other"
+
+
+async def test_a_session_that_something_else_pays_beside_brings_no_old_price(stall: Stall) -> None:
+    opened = await bought_session(stall)
+    stall.till.checkout.sell((DEARER,))
+    session = opened.token
+    paid = Credentials(url=URL, session=session, payment=b"x")
+    keyed = Credentials(url=URL, session=session, bearer=stall.usdc_secret)
+    signed_in, _ = await stall.sessions.open(stall.account, ASSET, None, 60)
+    for said in (paid, keyed, Credentials(url=URL), Credentials(url=URL, session=signed_in)):
+        assert await stall.till.terms("basic", said) == DEARER
+    for name, said in (("standard", Credentials(url=URL, session=session)), ("gold", paid)):
+        with pytest.raises(Problem) as missing:
+            await stall.till.terms(name, said)
+        assert missing.value.code is ProblemCode.NOT_FOUND
+
+
+async def test_a_session_is_held_at_no_other_terms_than_it_was_sold_at(stall: Stall) -> None:
+    opened = await bought_session(stall)
+    with pytest.raises(AssertionError, match="as"):
+        await stall.take(stall.ask(tier=DEARER), stall.price(), session=opened.token)
+    assert await stall.world.has(opened.session.account) == (0, 10_000)
+
+
+async def test_a_sale_under_way_ends_at_the_price_that_it_began_with(stall: Stall) -> None:
+    """Whatever the tiers become between the claim and the settlement."""
+    reached, go = asyncio.Event(), asyncio.Event()
+    settle = stall.till.checkout.settle
+
+    async def slow(*given: Any, **more: Any) -> Any:
+        reached.set()
+        await go.wait()
+        return await settle(*given, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stall.till.checkout, "settle", slow)
+        buying = asyncio.create_task(bought_session(stall))
+        async with asyncio.timeout(5):
+            await reached.wait()
+        stall.till.checkout.sell((DEARER,))
+        go.set()
+        opened = await buying
+    assert (opened.bought.amount_micro, opened.session.sold) == (10_000, SOLD)
+    assert await stall.world.has(opened.session.account) == (0, 10_000)
+
+
+async def test_a_topup_pays_for_a_tier_of_its_price_and_an_old_tiers_offer_is_no_topup(
+    stall: Stall,
+) -> None:
+    premium = TIERS[2]
+    assert premium.price_micro == 250_000, "as much as the smallest top-up"
+    quote, code = stall.price(max_tokens=10), ProblemCode.PAYMENT_REQUIRED
+    with pytest.raises(Problem) as raised:
+        await stall.till.topup("0.25", Credentials(url=URL), "req_a")
+    topup = stall.sign(offered(raised.value))
+    taken = await stall.take(stall.ask(tier=premium), quote, payment=topup)
+    assert taken.hold.amount_micro == 250_000
+    old = stall.sign(await stall.offer(stall.ask(tier=premium), quote))
+    cheaper = msgspec.structs.replace(premium, price_micro=100_000)
+    await stall.refused(stall.ask(tier=cheaper), quote, code, payment=old)
+    assert stall.world.chain.settled == 1, "more than it costs, and still not what was offered"

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { bytesOf, canonical, keyOfPeer } from "./encoding";
 import { receiptFrom, type Receipt } from "./form";
 import { counts, price } from "./sums";
-import { verify } from "./verify";
+import { signers, verify } from "./verify";
 
 // A real receipt of a demonstration answer and what opens it, as a coordinator of ours made them.
 const RECEIPT =
@@ -46,6 +46,23 @@ describe("verify", () => {
       ids: "ok",
       text: "ok",
     });
+  });
+
+  it("names who signed each part, and finds the one whose signature was changed", async () => {
+    const body = receiptFrom(RECEIPT);
+    const [only] = await signers(body);
+    expect(only).toMatchObject({ layers: null, ids: [0, 24], holds: true, unsigned: null });
+    const [segment] = body.segments;
+    const stage = { ...segment!, layers: [0, 30] as [number, number], busy_ms: 1 };
+    // Neither is signed as a stage, and of the second it is said why.
+    const stages = [stage, { ...stage, signature: null, reason: "the node was lost" }];
+    const made = await signers({ ...body, segments: [{ ...segment!, stages }] });
+    expect(made.map((one) => [one.holds, one.unsigned])).toEqual([
+      [false, null],
+      [null, "the node was lost"],
+    ]);
+    const other = { ...segment!, to: 23 };
+    expect((await signers({ ...body, segments: [other] }))[0]!.holds).toBe(false);
   });
 
   it("says what it could not check", async () => {

@@ -94,9 +94,9 @@ async function segments(body: Receipt): Promise<Check> {
     const name = `segment ${place + 1} of node ${segment.node}`;
     const fault = faultOf(body, segment, at);
     if (fault) return failed(`${name} ${fault}`);
-    const { stages, signature, reason: _reason, ...rest } = segment;
+    const { stages, signature } = segment;
     if (signature !== null) {
-      const holds = await holdsOf(segment.node, "parhelion/segment/1\0", rest, signature);
+      const holds = await segmentHolds(segment);
       if (holds === false) return failed(`${name} is not signed by its node, or was changed`);
       isBlind ||= holds === null;
     }
@@ -115,6 +115,53 @@ async function segments(body: Receipt): Promise<Check> {
   }
   const nodes = [...new Set(parts.map((one) => one.node))].join(", ");
   return check("segments", "ok", nodes ? `signed by ${nodes}` : "no output, so no segment");
+}
+
+/** Who made a part of an answer, and whether its own signature under that part holds. */
+export interface Signer {
+  node: string;
+  /** Of a pipeline's stage: its layers [from, to). */
+  layers: [number, number] | null;
+  /** The output ids [from, to) that it is about. */
+  ids: [number, number];
+  /** Null where this browser cannot tell. */
+  holds: boolean | null;
+  /** Why there is no signature; null where there is one. */
+  unsigned: string | null;
+}
+
+/** Everybody who made a part of this answer, in order: of a pipeline each stage. Never throws. */
+export function signers(body: Receipt): Promise<Signer[]> {
+  const made = body.segments.flatMap((segment) => {
+    const ids: [number, number] = [segment.start, segment.to];
+    // The last stage of a pipeline is its segment's node: it signed both, and stands there once.
+    const parts = segment.stages?.length ? segment.stages : [segment];
+    return parts.map(async (part): Promise<Signer> => {
+      const layers = "layers" in part ? part.layers : null;
+      const who = { node: part.node, layers, ids };
+      if (part.signature === null) {
+        return { ...who, holds: null, unsigned: part.reason ?? "no reason given" };
+      }
+      const isLast = part.node === segment.node;
+      const held = await Promise.all([
+        "layers" in part ? stageHolds(part) : true,
+        isLast && segment.signature !== null ? segmentHolds(segment) : true,
+      ]);
+      const holds = held.includes(false) ? false : held.includes(null) ? null : true;
+      return { ...who, holds, unsigned: null };
+    });
+  });
+  return Promise.all(made);
+}
+
+function segmentHolds(segment: Segment): Promise<Held> {
+  const { stages: _stages, signature, reason: _reason, ...rest } = segment;
+  return holdsOf(segment.node, "parhelion/segment/1\0", rest, signature ?? "");
+}
+
+function stageHolds(stage: StageSegment): Promise<Held> {
+  const { signature, reason: _reason, ...rest } = stage;
+  return holdsOf(stage.node, "parhelion/stage/1\0", rest, signature ?? "");
 }
 
 function faultOf(body: Receipt, segment: Segment, at: number): string | null {
@@ -154,9 +201,8 @@ async function stagesFault(segment: Segment, stages: StageSegment[]): Promise<st
     if (same.some((member) => stage[member] !== segment[member])) {
       return `${name} is about another request or stretch`;
     }
-    const { signature, reason: _reason, ...rest } = stage;
-    if (signature !== null) {
-      const holds = await holdsOf(stage.node, "parhelion/stage/1\0", rest, signature);
+    if (stage.signature !== null) {
+      const holds = await stageHolds(stage);
       if (holds === false) return `${name} is not signed by its node, or was changed`;
     }
     layer = stage.layers[1];
