@@ -230,7 +230,7 @@ def test_a_tier_says_which_prompts_are_too_long_before_it_asks_for_money(pool: S
     body = {"prompt": "word " * 1100, "max_tokens": 4}
     status, _, said = pool.pool.call("POST", "/basic/v1/completions", body, key="")
     assert (status, said["error"]["code"]) == (400, "context_length_exceeded")
-    assert "basic takes 1000" in said["error"]["message"]
+    assert "basic takes 1,000 tokens" in said["error"]["message"]
     assert pool.pool.call("POST", "/standard/v1/completions", body, key="")[0] == 402
 
 

@@ -44,6 +44,7 @@ it("goes on elsewhere when a node is killed in the middle, and says so quietly",
       await chat.write("Tell me a long story about the sea.");
       await chat.message.press("Enter");
       await chat.streaming();
+      await chat.answers.last().getByText("answering: joined", { exact: true }).waitFor();
       await pool.nodes[0]!.kill();
       const answer = await chat.answered();
       await answer.getByText(/^↻ continued on /).waitFor();
@@ -181,6 +182,35 @@ describe("with a node that says what it is told", () => {
     );
   });
 
+  it("keeps the message of who is not signed in, says what to do, and sends it afterwards", () =>
+    visit(
+      async (chat, page) => {
+        await page.getByRole("link", { name: "Sign in", exact: true }).waitFor();
+        await chat.write("Asked too early.");
+        await chat.message.press("Enter");
+        const form = page.getByRole("form", { name: "Your message" });
+        await form.getByText("Your message is kept in this tab").waitFor();
+        expect(await chat.message.inputValue()).toBe("Asked too early.");
+        expect(await chat.answers.count()).toBe(0);
+        await form.getByRole("link", { name: "Create an account" }).waitFor();
+        await sound(page);
+        await look(page, "chat-stranger");
+        await form.getByRole("link", { name: "Try with test money" }).click();
+        await chat.button("Try with test money").click();
+        await page.getByRole("heading", { name: "Balance", exact: true }).waitFor();
+        await page.getByRole("link", { name: "Chat", exact: true }).click();
+        await page.getByRole("link", { name: /USDC\.local/ }).waitFor();
+        await expect.poll(() => chat.message.inputValue()).toBe("Asked too early.");
+        await chat.message.press("Enter");
+        await chat.answered();
+        expect(await textOf(chat)).toBe("Asked too early.");
+        // Sent once: the next visit does not bring it again.
+        await page.goto(pool.web);
+        expect(await chat.message.inputValue()).toBe("");
+      },
+      { node: parrot },
+    ));
+
   it("refuses a prompt of 100 kB in clear words, and stays quick", () =>
     visit(async (chat, page) => {
       const long = "A word of a very long prompt. ".repeat(3500);
@@ -207,6 +237,10 @@ describe("with a node that says what it is told", () => {
       await chat.button("Show all 105,008 characters").waitFor();
       expect(await longest_ms()).toBeLessThan(200 * FACTOR);
       await look(page, "chat-long");
+      // It is not sent again with what follows, which would be refused for it.
+      await answer.getByText("left out of what you ask next").waitFor();
+      await chat.ask("Something short.");
+      expect(await textOf(chat)).toBe("Something short.");
       await chat.button("Edit", chat.questions.first()).click();
       await page.getByLabel("Another wording of your message").fill("Shorter.");
       await page.keyboard.press("Enter");

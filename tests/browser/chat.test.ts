@@ -184,7 +184,7 @@ describe("a receipt", () => {
       await chat.button("Receipt", await chat.ask("A receipt, please.")).click();
       const dialog = page.getByRole("dialog", { name: "Receipt" });
       await dialog.getByText("Every check that could be made here holds.").waitFor();
-      const checks = await dialog.locator("li").allInnerTexts();
+      const checks = await dialog.locator("ul > li").allInnerTexts();
       expect(checks.length).toBeGreaterThanOrEqual(7);
       // Who the coordinator is, a page that it served cannot prove; all else holds.
       const unproven = checks.filter((one) => !/\bholds\b/.test(one));
@@ -279,10 +279,12 @@ it("is stopped, asked again, worded anew, and leads back to every branch", () =>
       await chat.message.press("Enter");
       const first = await chat.streaming(/^word0 word1/);
       expect(await chat.message.isEnabled()).toBe(true);
+      await first.getByText("answering: slow", { exact: true }).waitFor();
       await sound(page);
       await look(page, "chat-streaming");
       await chat.button("Stop").click();
       await first.getByText("You stopped this answer.").waitFor();
+      expect(await first.getByText(/^answering/).count()).toBe(0);
       const kept = await first.locator(".text").innerText();
       expect(kept).toMatch(/^word0 word1/);
       // Billed all the same, by the receipt: for what was delivered, not for the whole.
@@ -311,6 +313,33 @@ it("is stopped, asked again, worded anew, and leads back to every branch", () =>
       await chat.announced.getByText("A new conversation").waitFor({ state: "attached" });
       await expect.poll(() => page.locator("#drawer li").count()).toBe(2);
       await sound(page);
+    },
+    { key, node: slow, elsewhere: false },
+  ));
+
+it("asks before it is left in the middle of an answer, and never else", () =>
+  visit(
+    async (chat, page) => {
+      const asked: string[] = [];
+      page.on("dialog", (one) => {
+        asked.push(one.type());
+        void one.dismiss();
+      });
+      await chat.write(words(400));
+      await chat.message.press("Enter");
+      const answer = await chat.streaming();
+      await page.getByRole("link", { name: "Console", exact: true }).click();
+      await expect.poll(() => asked).toEqual(["beforeunload"]);
+      // Who stays has lost nothing: it goes on.
+      const come = (await answer.locator(".text").innerText()).length;
+      await expect
+        .poll(async () => (await answer.locator(".text").innerText()).length)
+        .toBeGreaterThan(come);
+      await chat.button("Stop").click();
+      await chat.answered();
+      await page.getByRole("link", { name: "Console", exact: true }).click();
+      await page.waitForURL(`${pool.web}/console`);
+      expect(asked).toEqual(["beforeunload"]);
     },
     { key, node: slow, elsewhere: false },
   ));
@@ -377,7 +406,8 @@ it("sends what was chosen: model, node by name, system prompt and sampling, and 
       await panel.getByLabel(/^Stop at any/).fill("END");
       await sound(page);
       await look(page, "chat-sampling");
-      await page.keyboard.press("Escape");
+      await chat.button("Done", panel).click();
+      await closed(page);
 
       const sending = page.waitForRequest((one) => one.url().endsWith("/v1/chat/completions"));
       const answer = await chat.ask("Up to here END and no further");

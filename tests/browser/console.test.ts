@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { Browser, Locator, Page } from "playwright-core";
 import { launch, violations, Watched } from "./browser";
 import { Pool, until } from "./stack";
+import { streaming, work } from "./working";
 
 const LOOKS = [
   ["light", { colorScheme: "light", viewport: { width: 1280, height: 860 } }],
@@ -19,6 +20,8 @@ const PATIENT_MS = 30_000;
 const CHART_MS = 60_000;
 /** The model's ends of text: without them an answer is as long as it may be, whatever it says. */
 const NEVER_ENDS = { "0": -100, "2": -100 };
+/** A picture of a pool takes a minute's work, and five times that on a loaded machine. */
+const WORK_MS = 280_000;
 /** Kept where they are asked for: SCREENSHOTS=1 npm test -- console */
 const SHOTS = process.env.SCREENSHOTS ? join(import.meta.dirname, "../../docs/screenshots") : null;
 
@@ -138,12 +141,15 @@ describe("a pool that waits for two nodes", () => {
 
   it("shows a node that was killed as gone, and why", async () => {
     await pool.nodes[1]!.kill();
-    const row = page.getByRole("row").filter({ hasText: "without a goodbye" });
+    const row = page.getByRole("row").filter({ hasText: "its connection ended" });
     await shown(row);
+    // What the coordinator saw is there for who wants to know it, and jargon for all others.
+    expect(await row.innerText()).not.toContain("goodbye");
+    await shown(row.getByTitle(/^the connection closed without a goodbye/));
     expect(await row.locator(".state").innerText()).toBe("gone");
     await shown(page.getByText("1 more node must join: 1 of 2 are ready; prompts are served"));
     await row.getByRole("link").click();
-    await shown(page.getByText("the connection closed without a goodbye"));
+    await shown(page.getByText("its connection ended"));
     const history = page.locator(".history li");
     expect(await history.count()).toBeGreaterThanOrEqual(2);
     expect(await history.first().innerText()).toContain("gone");
@@ -219,6 +225,8 @@ describe("nodes that load", () => {
 
 describe("a pool that sells", () => {
   let pool: Pool;
+  /** Of a pool that worked, which is made where pictures are taken. */
+  let key: Promise<string> | null = null;
 
   beforeAll(async () => {
     pool = await Pool.start();
@@ -231,7 +239,13 @@ describe("a pool that sells", () => {
   it("tells a wrong admin key, and shows money and the join command for the right one", async () => {
     const { page, faults, close } = await opened(pool, "/console");
     await enter(page, "sk-prl-not-this-one");
-    await shown(page.getByText("This is not the admin key of this pool."));
+    const wrong = page.getByText("This is not the admin key of this pool.");
+    await shown(wrong);
+    // Where it is mended: the field has the focus, and what was wrong with it is seen beside it.
+    const field = page.getByLabel("Admin key");
+    await expect.poll(() => field.evaluate((one) => one === document.activeElement)).toBe(true);
+    await expect.poll(() => wrong.evaluate(isSeen)).toBe(true);
+    expect(await field.evaluate(describedBy)).toContain("This is not the admin key");
     expect(await page.evaluate(() => sessionStorage.length)).toBe(0);
     await enter(page, pool.adminKey);
     await shown(page.getByText(/^parhelion join -s /));
@@ -253,19 +267,30 @@ describe("a pool that sells", () => {
     await form.getByLabel("Name").fill("a tester");
     await form.getByLabel("Limit in PRLX.local").fill("0.5");
     await form.getByLabel("Credits to give it").fill("2");
-    await form.getByRole("button", { name: "Create a key" }).click();
+    await form.getByRole("button", { name: "Create a key" }).press("Enter");
+    const made = page.getByRole("group", { name: "The new key" });
+    await shown(made);
+    await expect.poll(() => made.evaluate((one) => one === document.activeElement)).toBe(true);
     const secret = (await page.getByText(/^sk-prl-\S{20,}$/).innerText()).trim();
     const balance = `${pool.api}/v1/credits/balance`;
     const headers = { authorization: `Bearer ${secret}` };
     // It has 2, and may spend what its limit says.
     expect(await (await fetch(balance, { headers })).json()).toMatchObject({ available: "500000" });
-    await page.getByRole("button", { name: "I have it" }).click();
+    await page.getByRole("button", { name: "I have it" }).press("Enter");
     expect(await page.content()).not.toContain(secret);
+    await expect.poll(() => page.evaluate(focused)).toBe("INPUT");
     const row = page.getByRole("row").filter({ hasText: "a tester" });
     expect(await row.innerText()).toContain("0.50");
-    await row.getByRole("button", { name: "Revoke a tester" }).click();
-    await row.getByRole("button", { name: "Revoke for good" }).click();
+    // What it spends is seen without a reload.
+    const spent = row.locator("td").nth(1);
+    expect(await spent.innerText()).toContain("0.00");
+    await ask(pool, "Count to three.", 8, headers);
+    await expect.poll(() => spent.innerText(), { timeout: PATIENT_MS }).not.toContain("0.00 ");
+    await row.getByRole("button", { name: "Revoke a tester" }).press("Enter");
+    await expect.poll(() => page.evaluate(focused)).toBe("BUTTON");
+    await row.getByRole("button", { name: "Revoke for good" }).press("Enter");
     await shown(row.getByText("revoked"));
+    await expect.poll(() => page.evaluate(focused)).toBe("SPAN");
     expect((await fetch(balance, { headers })).status).toBe(401);
     expect(faults).toEqual([]);
     await close();
@@ -298,7 +323,8 @@ describe("a pool that sells", () => {
     await close();
   });
 
-  it.each(LOOKS)("has pages that are sound in %s", async (look, more) => {
+  it.each(LOOKS)("has pages that are sound in %s", { timeout: WORK_MS }, async (look, more) => {
+    const end = SHOTS ? streaming(pool, await (key ??= work(pool))) : null;
     const { data } = await pool.get<Listed>("/v1/nodes");
     const pages = [
       ["console-operator", "/console"],
@@ -311,13 +337,20 @@ describe("a pool that sells", () => {
     for (const [name, path] of pages) {
       await page.goto(pool.web + path);
       await shown(page.getByText(name === "node" ? "History" : /^parhelion join/));
-      if (name === "setup") await page.getByRole("button", { name: /Tiers and rates/ }).click();
+      if (name === "setup") {
+        await page.getByRole("button", { name: /Tiers and rates/ }).click();
+        const forget = page.getByRole("button", { name: "Forget the admin key" });
+        const margin = await page.getByRole("heading", { level: 1 }).evaluate(leftOf);
+        expect(Math.abs((await forget.evaluate(leftOf)) - margin)).toBeLessThan(1.5);
+      }
       await sound(page);
       if (SHOTS) {
         mkdirSync(SHOTS, { recursive: true });
+        if (name === "console-operator") await page.locator(".uplot").waitFor();
         await page.screenshot({ path: join(SHOTS, `${name}-${look}.png`), fullPage: true });
       }
     }
+    await end?.();
     expect(faults).toEqual([]);
     await close();
   });
@@ -329,20 +362,49 @@ async function opened(pool: Pool, path: string, more: Parameters<Browser["newCon
   return { page: watched.page, faults: watched.faults, close: () => watched.close() };
 }
 
+/** Where its words begin, whatever box is round them. */
+function leftOf(element: Element): number {
+  const words = document.createRange();
+  words.selectNodeContents(element);
+  return words.getBoundingClientRect().left;
+}
+
+/** What has the focus now. */
+function focused(): string | undefined {
+  return document.activeElement?.tagName;
+}
+
+function describedBy(field: Element): string {
+  const by = field.getAttribute("aria-describedby");
+  return (by && document.getElementById(by)?.textContent) || "";
+}
+
+/** Whether it stands within what the window shows. */
+function isSeen(element: Element): boolean {
+  const { top, bottom } = element.getBoundingClientRect();
+  return top >= 0 && bottom <= innerHeight;
+}
+
 function borderOf(element: Element): string {
   return getComputedStyle(element).borderTopColor;
 }
 
-async function ask(pool: Pool, content: string, max_tokens: number): Promise<void> {
+async function ask(
+  pool: Pool,
+  content: string,
+  max_tokens: number,
+  by: Record<string, string> = {},
+): Promise<void> {
   const body = {
     ...{ messages: [{ role: "user", content }], max_tokens, stream: true },
     logit_bias: NEVER_ENDS,
   };
   const response = await fetch(`${pool.api}/v1/chat/completions`, {
     method: "POST",
-    headers: { "content-type": "application/json" },
+    headers: { "content-type": "application/json", ...by },
     body: JSON.stringify(body),
   });
+  expect(response.status).toBe(200);
   await response.text();
 }
 

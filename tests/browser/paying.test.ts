@@ -99,6 +99,8 @@ it("gives who has nothing test money to spend in one click, and shows where it w
     await button(page, "Refresh").click();
     await page.getByText("Charged for an answer").waitFor();
     const table = page.getByRole("region", { name: "Table of entries" });
+    expect(await table.getByText("Set aside for an answer").count(), "one line").toBe(0);
+    await table.getByRole("button", { name: "3 entries" }).press("Enter");
     for (const what of ["Paid in", "Set aside for an answer", "Returned: not used"]) {
       expect(await table.getByText(what).count()).toBe(1);
     }
@@ -206,16 +208,50 @@ it("tops up each preset from a Solana wallet, in words before it is signed", asy
   );
 });
 
+it("has one filled button for the next step, and gives the focus back where it is cancelled", () =>
+  visit("/account", async (page) => {
+    await openAccount(page);
+    const opener = button(page, "Pay $1 with Test wallet TEST MONEY");
+    const colour = (node: Element) => getComputedStyle(node).backgroundColor;
+    const chip = page.getByText("$1", { exact: true });
+    expect(await opener.evaluate(colour)).not.toBe(await chip.evaluate(colour));
+    await opener.click();
+    await words(page).getByText("it has 20.00 USDC, and 19.00 after this.").waitFor();
+    expect(await violations(page)).toEqual([]);
+    await button(page, "Cancel").click();
+    await expect.poll(() => opener.evaluate((node) => node === document.activeElement)).toBe(true);
+    await page.getByText("has 20.00 USDC left").waitFor();
+    // On the phone the label stands by itself, and nothing wraps beside it.
+    await page.setViewportSize({ width: 390, height: 844 });
+    const label = (await opener.locator("span").first().boundingBox())!;
+    const test = (await opener.getByText("TEST MONEY").boundingBox())!;
+    expect(test.y).toBeGreaterThanOrEqual(label.y + label.height);
+    expect(label.height).toBeLessThan(30);
+    expect(await sideways(page)).toBe(0);
+    await opener.click();
+    await pay(page, "1");
+    await page.getByText("1.00 USDC.local credited.").waitFor();
+    // Who paid hears of that, and is not sent back to the button.
+    expect(await opener.evaluate((node) => node === document.activeElement)).toBe(false);
+    await page.getByText("has 19.00 USDC left").waitFor();
+  }));
+
 it("sends the same payment again where no answer came, and makes an old one ready again", () =>
   visit("/account", async (page) => {
     await openAccount(page);
     await button(page, "Pay $1 with Test wallet TEST MONEY").click();
     await words(page).waitFor();
+    // It is said how long it can be signed, where nothing reads the seconds aloud.
+    const left = words(page).getByText(/^Ready for \d:\d\d more/);
+    expect(await left.evaluate((node) => node.closest("[role=status], [aria-live]"))).toBeNull();
+    const before = await left.innerText();
+    await expect.poll(() => left.innerText()).not.toBe(before);
     // Ten minutes at lunch: what was prepared would land no more.
     await page.evaluate(() => {
       const now = performance.now.bind(performance);
       performance.now = () => now() + 600_000;
     });
+    await words(page).getByText("Its time is over").waitFor();
     await words(page).getByRole("button", { name: "Pay $1", exact: true }).click();
     await page.getByText("Too much time had passed").waitFor();
 
@@ -246,8 +282,26 @@ describe("one answer by itself", () => {
         });
         expect(first.status()).toBe(402);
         await heading(page, `One premium answer: $${PRICE}`).waitFor();
+        const tiers = page.getByRole("navigation", { name: "Tiers" }).getByRole("link");
+        expect(await tiers.count()).toBe(3);
+        const chosen = page.locator("nav [aria-current=page]").filter({ hasText: "premium" });
+        const told = await chosen.innerText();
+        for (const one of ["$0.25", "Answer up to 512 tokens", "Prompt up to 4,000 tokens"]) {
+          expect(told).toContain(one);
+        }
+        expect(told).toMatch(/Model \S+/);
+        const tops = (await tiers.all()).map(async (one) => (await one.boundingBox())!.y);
+        expect(new Set(await Promise.all(tops)).size).toBe(1);
+        expect(await page.getByText("to a prompt of at most 4,000 tokens").count()).toBe(1);
+        // The one filled button is the one that pays.
+        expect(await page.locator("main .primary").allInnerTexts()).toEqual([
+          `Pay $${PRICE} with Tester Solana`,
+        ]);
         await look(page, "content");
         expect(await violations(page)).toEqual([]);
+        await page.emulateMedia({ colorScheme: "dark" });
+        expect(await violations(page)).toEqual([]);
+        await page.emulateMedia({ colorScheme: "light" });
         await button(page, `Pay $${PRICE} with Tester Solana`).click();
         await button(page, "Get $20 of test money for it").click();
         await pay(page, PRICE);
@@ -259,9 +313,17 @@ describe("one answer by itself", () => {
         const kept = await page.evaluate(() => JSON.stringify({ ...localStorage }));
         expect(kept).not.toContain("ses-prl");
 
+        const until = await page.getByText(/^Ask until /).innerText();
+        await page.getByLabel("Prompt").fill("Name a color.");
         await page.reload();
         await heading(page, "One answer is yours").waitFor();
+        expect(await page.getByText(/^Ask until /).innerText()).toBe(until);
+        expect(await page.getByLabel("Prompt").inputValue()).toBe("Name a color.");
         await look(page, "content-ask");
+        // Too long for the tier: its own limit is told, and the answer is still there to ask for.
+        await page.getByLabel("Prompt").fill("word ".repeat(9_000));
+        await page.getByLabel("Prompt").press("Enter");
+        await said(page).getByText("premium takes a prompt of at most 4,000 tokens").waitFor();
         await page.getByLabel("Prompt").fill("Name a color.");
         await page.getByLabel("Prompt").press("Enter");
         await page.getByText(/The answer is whole: \d+ tokens, 0\.25 USDC/).waitFor();
@@ -271,8 +333,23 @@ describe("one answer by itself", () => {
         await look(page, "content-answer");
         await page.getByRole("button", { name: "Close" }).click();
         expect(await violations(page)).toEqual([]);
+        const text = await page.locator(".answer").innerText();
+        await page.getByText("Kept in your chats, in this browser").waitFor();
         await button(page, "Another answer").click();
         await button(page, `Pay $${PRICE} with Tester Solana`).waitFor();
+
+        // After a reload it is found where it was kept, with its receipt.
+        await page.reload();
+        await page.getByText("Your last answer is kept in your chats").waitFor();
+        expect(await sideways(page)).toBe(0);
+        await page.getByRole("link", { name: "Name a color." }).click();
+        const chat = page.locator("main");
+        const start = text.trim().split(/\s+/)[0]!;
+        await expect.poll(() => chat.innerText()).toContain(start);
+        await button(page, /receipt/i)
+          .first()
+          .click();
+        await page.getByText("Every check that could be made here holds.").waitFor();
       },
       giveSolanaWallet,
     ));

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from html import escape
 
 from parhelion.api.chain_shapes import ChangeBody, TransactionBody
 from parhelion.api.page import framed
+from parhelion.words import DECIMALS
 
 
 def page(body: TransactionBody) -> bytes:
@@ -23,15 +25,15 @@ def page(body: TransactionBody) -> bytes:
     ]
     facts = "".join(_row("th", "td", name, value) for name, value in rows if value is not None)
     moved = "".join(
-        _row("td", "td", change.owner or change.account or "", f"{change.amount} {_token(change)}")
+        _row("td", "td", change.owner or change.account or "", _gain(change))
         for change in body.changes
     )
     more = f"<p>and {body.omitted} more</p>" if body.omitted else ""
     label = "LOCAL: " if body.local else ""
     return framed(
         f"{label}transaction",
-        f"<table>{facts}</table>\n<h2>Who gained what, in base units</h2>\n"
-        f"<table>{moved}</table>{more}",
+        f"<table>{facts}</table>\n<h2>Who gained what</h2>\n<table>{moved}</table>{more}\n"
+        '<p><a href="/account">Back to the account</a></p>',
         f"{label}A transaction, read from the chain",
     )
 
@@ -44,8 +46,12 @@ def _utc(at_ms: int) -> str:
         return f"{at_ms} ms"
 
 
-def _token(change: ChangeBody) -> str:
-    return f"{change.symbol} ({change.asset})" if change.symbol else change.asset
+def _gain(change: ChangeBody) -> str:
+    """In whole tokens of what we are paid in; of another token we know no decimals."""
+    if change.symbol is None:
+        return f"{change.amount} base units of {change.asset}"
+    whole = Decimal(change.amount).scaleb(-DECIMALS)
+    return f"{whole:+f} {change.symbol} ({change.amount} base units of {change.asset})"
 
 
 def _row(first: str, second: str, name: object, value: object) -> str:

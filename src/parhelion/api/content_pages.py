@@ -16,7 +16,7 @@ def paying(tier: Tier, problem: Problem) -> bytes:
         f"{tier.name.capitalize()}: ${price} for one answer",
         f"<p>{escape(problem.message)}</p>"
         f"<p>One payment in USDC buys one answer of up to {tier.max_tokens} tokens to a prompt of "
-        f"up to {tier.max_prompt_tokens} tokens, to be asked for within an hour.</p>"
+        f"up to {tier.max_prompt_tokens:,} tokens, to be asked for within an hour.</p>"
         "<p>From a terminal: <code>parhelion pay</code> with the address of this page. Programs "
         "find the offers in the <code>PAYMENT-REQUIRED</code> header (x402 v2).</p>",
     )

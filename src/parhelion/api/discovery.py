@@ -10,7 +10,7 @@ from litestar.types import ASGIApp, Scope
 
 from parhelion.api.rooms import Rooms, query_of
 from parhelion.api.wire import json_reply, url_of
-from parhelion.words import Problem, ProblemCode
+from parhelion.words import Problem, ProblemCode, Tier
 
 PATH = "/.well-known/x402"
 
@@ -35,8 +35,22 @@ def handlers(rooms: Rooms) -> list[HTTPRouteHandler]:
         terms = rooms.config.x402
         origin = f"{here.scheme}://{here.netloc}"
         document = bazaar.well_known(
-            shop.checkout.tiers, terms.min_charge_micro, shop.payees, origin
+            [_as_answered(rooms, tier) for tier in shop.checkout.tiers],
+            terms.min_charge_micro,
+            shop.payees,
+            origin,
         )
         return json_reply(document)
 
     return [discovery]
+
+
+def _as_answered(rooms: Rooms, tier: Tier) -> Tier:
+    """A tier with the model that answers it now; as it is where that model is gone."""
+    from parhelion.payments.x402.prices import as_sold
+
+    try:
+        return as_sold(tier, rooms.catalogue.resolve(tier.model or None).card.id)
+    except Problem:
+        # What else is for sale is listed all the same; buying this one says what is wrong.
+        return tier

@@ -26,7 +26,7 @@ App = Callable[[Any, Any, Any], Awaitable[None]]
 EXPOSED = (
     b"x-request-id, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
     b"x-ratelimit-reset-requests, x-ratelimit-refill-requests, idempotent-replayed, "
-    b"payment-required, payment-response"
+    b"payment-required, payment-response, x-parhelion-nodes"
 )
 _PREFLIGHT: tuple[Header, ...] = (
     (b"access-control-allow-methods", b"GET, POST, PUT, DELETE"),

@@ -24,6 +24,7 @@ from parhelion.api.wire import (
     Header,
     Reply,
     Visit,
+    nodes_header,
     read_body,
     scheme_of,
     url_of,
@@ -70,6 +71,10 @@ class Answer(Protocol):
     request: str
     model: str
     bought: Bought | None
+
+    def nodes(self) -> tuple[str, ...]:
+        """Peer ids of who makes it now, in order of the route; none while nobody does."""
+        ...
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         """Chunks as they come; the last one carries the usage."""
@@ -182,7 +187,7 @@ class Exchange:
         origin = _origin(asked, visit, answer, self.dialect)
         finish = last.finish_reason or "stop"
         body = self.dialect.whole(origin, last.text, finish, last.usage)
-        return Reply(200, body, [NO_STORE])
+        return Reply(200, body, [NO_STORE, *nodes_header(last.usage.nodes)])
 
     async def _stream(
         self, asked: Asked, credentials: Credentials, visit: Visit, receive: Receive
@@ -195,6 +200,7 @@ class Exchange:
             async with Watch(receive, stream.tick_s, stream.tick) as watch:
                 answer = await self._coordinator.serve(asked.ask, credentials)
                 stream.holds_head = False
+                stream.nodes = answer.nodes
                 pen = self.dialect.pen(_origin(asked, visit, answer, self.dialect))
                 await stream.relay(answer, pen, watch)
         except (ClientLeft, asyncio.CancelledError) as error:

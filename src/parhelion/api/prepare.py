@@ -84,6 +84,7 @@ class PreparedBody(Out, frozen=True, kw_only=True):
     """What a wallet signs, in words too, and what is sent with its signature until it expires.
 
     `account` gets the credits: whose key or session came; null where none did, or for a tier.
+    `holds` is what the wallet has of the token before it pays.
     """
 
     x402_version: int
@@ -94,6 +95,7 @@ class PreparedBody(Out, frozen=True, kw_only=True):
     expires_at_ms: int
     request: RequestBody
     account: str | None
+    holds: Amount
 
 
 class FaucetAsk(Closed, frozen=True, kw_only=True):
@@ -204,6 +206,7 @@ def _shown(found: Prepared, then: RequestBody, account: str | None) -> PreparedB
         expires_at_ms=found.expires_at_ms,
         request=then,
         account=account,
+        holds=str(found.holds_micro),
     )
 
 

@@ -86,7 +86,10 @@ def missing(
         after = "; prompts are served meanwhile" if available else ""
         count = "1 more node" if more == 1 else f"{more} more nodes"
         lines.append(f"{count} must join: {ready} of {wanted} are ready{after}")
+    # A pool that has all it was set up to have does not lack one more that is not ready yet.
+    is_whole = available and ready >= wanted
     unready = [node for node in nodes if node.state not in ("ready", "busy", "gone")]
+    unready = [] if is_whole else unready
     for node in unready[:UNREADY_SHOWN]:
         lines.append(f"{node.name} is {node.state}" + (f": {node.reason}" if node.reason else ""))
     if len(unready) > UNREADY_SHOWN:

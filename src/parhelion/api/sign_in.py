@@ -180,9 +180,10 @@ def _session_routes(rooms: Rooms) -> list[HTTPRouteHandler]:
 def _link(rooms: Rooms) -> HTTPRouteHandler:
     @post("/v1/wallets/link", name="wallets.link", status_code=200)
     async def link(request: Request[Any, Any, Any]) -> ASGIApp:
-        desk = _desk(rooms)
-        # A wallet is a way in, for good: it would outlast any key that let it in.
+        # A wallet is a way in, for good: it would outlast any key that let it in. Asked first of
+        # all: who may not link hears that, whatever this pool is paid on.
         account = (await owner_of(request.scope, rooms)).account
+        desk = _desk(rooms)
         signed = await body_of(request, SignedMessage)
         place = place_of(url_of(request.scope))
         wallet = await desk.sign_ins.verify_text(signed.message, signed.signature, place)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable
+from collections.abc import AsyncIterable, Callable
 from typing import Any
 
 from parhelion.api import errors
 from parhelion.api.dialect import KEEP_ALIVE, Pen
 from parhelion.api.watch import Watch
-from parhelion.api.wire import NO_STORE, Visit
+from parhelion.api.wire import NO_STORE, Visit, nodes_header
 from parhelion.config import ApiConfig
 from parhelion.words import Chunk, Clock, Problem
 
@@ -49,6 +49,8 @@ class EventStream:
         self._sending_since_s: float | None = None
         self.holds_head = False
         """Whether the head waits for something that it must name, longer than for the first id."""
+        self.nodes: Callable[[], tuple[str, ...]] = tuple
+        """Who makes the answer, asked when the head goes out: before that it may be moved."""
 
     async def relay(self, answer: AsyncIterable[Chunk], pen: Pen, watch: Watch) -> None:
         """Send every chunk as it comes, and the end; whatever the answer raises is passed on."""
@@ -103,6 +105,6 @@ class EventStream:
         async with self._starting:
             if self.started:
                 return
-            headers = [*HEADERS, *self._visit.headers]
+            headers = [*HEADERS, *nodes_header(self.nodes()), *self._visit.headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             self.started = True

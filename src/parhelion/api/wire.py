@@ -36,6 +36,8 @@ JSON = b"application/json"
 NO_STORE = (b"cache-control", b"no-store")
 """Answers and balances belong to one key: no proxy may keep them."""
 
+NODES = b"x-parhelion-nodes"
+
 
 class ClientLeft(Exception):
     """The client closed the connection before the answer was complete."""
@@ -183,6 +185,11 @@ def without_body(send: Send) -> Send:
 def json_reply(value: Any, status: int = 200) -> Reply:
     """A JSON answer; structs and words' records are encoded field by field."""
     return Reply(status, msgspec.json.encode(value), [NO_STORE])
+
+
+def nodes_header(peers: Sequence[str]) -> tuple[Header, ...]:
+    """Who makes an answer, in order of the route; no header where nobody is known to."""
+    return ((NODES, ",".join(peers).encode()),) if peers else ()
 
 
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:

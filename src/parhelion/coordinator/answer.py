@@ -30,6 +30,14 @@ class Answer:
         self._life = life
         self._ended = False
 
+    def nodes(self) -> tuple[str, ...]:
+        """Peer ids of who makes it now, in order of the route; none while nobody does."""
+        last = self._relay.last
+        # A short one may be over, and its attempts gone, before its first text is taken.
+        if isinstance(last, Chunk) and last.usage is not None:
+            return last.usage.nodes
+        return self._relay.nodes
+
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return self
 
@@ -82,6 +90,11 @@ class Replayed:
         chunks = [Chunk(text=evidence.text)] if evidence.text else []
         self._chunks = iter([*chunks, Chunk(finish_reason=receipt.finish_reason, usage=usage)])
         self._text = evidence.text
+        self._nodes = usage.nodes
+
+    def nodes(self) -> tuple[str, ...]:
+        """Peer ids of who made it, in order of the route."""
+        return self._nodes
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return self

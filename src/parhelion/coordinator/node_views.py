@@ -38,7 +38,7 @@ def node_view(
         success_rate=node.success_rate,
         samples=node.samples,
         version=card.version,
-        device=card.device or None,
+        device=node.device or None,
         backend=card.backend or None,
         connected_at_ms=node.connected_at_ms,
         served=node.served,

@@ -24,7 +24,7 @@ def node_of(name: str, spec: StageSpec, seats: Sequence[Seat], clock: Clock) -> 
     served = ServedModel(
         digest=spec.digest, context=spec.context, slots=spec.slots, kv_tokens=spec.kv_tokens
     )
-    devices = ", ".join(sorted({seat.session.node.card.device for seat in seats}))
+    devices = ", ".join(sorted({device for seat in seats if (device := seat.session.node.device)}))
     return Node(
         card=NodeCard(
             peer=name,

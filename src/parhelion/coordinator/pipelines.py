@@ -254,7 +254,8 @@ class Pipelines:
         # Together: whoever looks sees a plan and the pool that it was made for.
         self.plan, self.pool, self._known = made, pool, known
         self._tell(members, pool)
-        for one in self.plan.unplaced:
+        # Where nobody offers a part, and nobody did before, no pipeline is waited for.
+        for one in self.plan.unplaced if members or before.peers else ():
             log.info("no pipeline: %s", one.reason, extra={"digest": one.digest})
         self._follow()
 

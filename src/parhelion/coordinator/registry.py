@@ -62,6 +62,8 @@ class Node:
     """What its operator asks beside the pool's rate; the same for all until operators may ask."""
     history: History = field(default_factory=History)
     """What was seen of it so far, in earlier sessions too."""
+    stage_device: str = ""
+    """What a stage of a pipeline found to compute on there, in the node's own words."""
     on_slots: Callable[[Node], None] | None = None
     """Called after each reservation and release: the registry keeps who has a slot free."""
     peer: str = field(init=False)
@@ -79,6 +81,11 @@ class Node:
     def name(self) -> str:
         """What it is called: made from its key, or chosen by its operator."""
         return self.card.name
+
+    @property
+    def device(self) -> str:
+        """What it computes on: by its card, or where no engine of its own told, by its stages."""
+        return self.card.device or self.stage_device
 
     @property
     def operator(self) -> str:

@@ -121,6 +121,15 @@ class Relay:
         self._quiet = False
 
     @property
+    def nodes(self) -> tuple[str, ...]:
+        """Who makes it now, in order of the route; none while it is at no node."""
+        if not self.attempts:
+            return ()
+        last = self.attempts[-1]
+        # One that is over without an id made nothing: the next place is still looked for.
+        return () if last.over.done() and not last.began else last.placement.pipeline
+
+    @property
     def who(self) -> dict[str, str | None]:
         """What a log line says of it."""
         return {

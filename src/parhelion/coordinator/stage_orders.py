@@ -31,6 +31,7 @@ from parhelion.link import (
     StageTimed,
     TimeStage,
     UnloadStage,
+    clipped,
 )
 from parhelion.models import SliceCard
 from parhelion.words import Clock, Problem, ProblemCode, StageSpec
@@ -240,6 +241,8 @@ class Orders:
         peer = session.node.peer
         match message:
             case StageLoaded():
+                if message.device:
+                    session.node.stage_device = clipped(message.device)
                 what = "fetch" if message.only_fetched else "load"
                 self._answer((peer, what, message.stage), message)
             case StageFailed():

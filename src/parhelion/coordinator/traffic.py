@@ -21,7 +21,7 @@ WINDOW_S = 60.0
 more: a minute is long enough for a p95 and short enough to be about now."""
 
 LEAST_S = 1.0
-"""Over less time a rate is noise, and none is told."""
+"""Over less time the rate of what came is noise, and none is told."""
 
 WAITS_LIMIT = 8192
 """Waits that are kept of answers that ended: past 136 a second the oldest of a window are left
@@ -172,6 +172,12 @@ def quantiles(values: Iterable[float], shares: Sequence[float]) -> tuple[float |
 
 
 def _rates(now: Totals, before: Totals, seconds: float) -> tuple[float | None, float | None]:
+    requests, tokens = now.requests - before.requests, now.tokens - before.tokens
+    return _rate(requests, seconds), _rate(tokens, seconds)
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    # That nothing came was counted, and is 0 over however short a time.
     if seconds < LEAST_S:
-        return None, None
-    return (now.requests - before.requests) / seconds, (now.tokens - before.tokens) / seconds
+        return None if count else 0.0
+    return count / seconds

@@ -196,7 +196,8 @@ class Draining(Spoken, frozen=True, kw_only=True, tag="draining"):
 class StageLoaded(Spoken, frozen=True, kw_only=True, tag="stage_loaded"):
     """A stage is ready, `took_ms` after LoadStage; `fetched_bytes` came over the network.
 
-    `only_fetched`: its slice lies here, as was asked for, and no process holds it.
+    `only_fetched`: its slice lies here, as was asked for, and no process holds it. `device` is what
+    the stage's process found to compute on: a node without a model of its own knows it from there.
     """
 
     stage: str
@@ -204,6 +205,7 @@ class StageLoaded(Spoken, frozen=True, kw_only=True, tag="stage_loaded"):
     took_ms: int
     fetched_bytes: int = 0
     only_fetched: bool = False
+    device: str = ""
 
 
 class StageFailed(Spoken, frozen=True, kw_only=True, tag="stage_failed"):

@@ -59,8 +59,8 @@ def check_ids(ask: Ask, card: ModelCard, ids: tuple[int, ...]) -> tuple[int, ...
             "the prompt is empty, or holds nothing that this model's vocabulary knows", "prompt"
         )
     if len(ids) >= card.context:
-        fit = card.context - 1
-        over = f"shorten it by {len(ids) - fit} tokens: {fit} and one of an answer fit"
+        fit = _fit(ask, card)
+        over = f"shorten it by {len(ids) - fit:,} tokens: {_room(ask, card)}"
         raise _too_long(ask, card, f"resulted in {len(ids)} tokens", over)
     return ids
 
@@ -104,9 +104,23 @@ def _too_long(ask: Ask, card: ModelCard, what: str, hint: str = "") -> Problem:
         ProblemCode.CONTEXT_LENGTH_EXCEEDED,
         f"This model's maximum context length is {card.context} tokens. However, your {name} "
         f"{verb}. Please reduce the length of the {name}.",
-        hint=hint or f"about 4 characters of English are a token: {card.context - 1} tokens fit",
+        hint=hint or f"about 4 characters of English are a token: {_room(ask, card)}",
         param=field(ask),
     )
+
+
+def _fit(ask: Ask, card: ModelCard) -> int:
+    """How long a prompt can be: a tier takes less than its model may hold."""
+    fit = card.context - 1
+    return fit if ask.tier is None else min(fit, ask.tier.max_prompt_tokens)
+
+
+def _room(ask: Ask, card: ModelCard) -> str:
+    """The limit that holds for this ask, in words."""
+    fit = _fit(ask, card)
+    if ask.tier is not None:
+        return f"{ask.tier.name} takes a prompt of at most {fit:,} tokens"
+    return f"{fit} tokens and one of an answer fit"
 
 
 def _malformed(message: str, param: str | None, hint: str = "") -> Problem:

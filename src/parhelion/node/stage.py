@@ -188,12 +188,14 @@ class Stage:
             return
         assert self.host is not None and self._found is not None
         took_s = self._clock.monotonic_s() - self._asked_s
+        card = self.host.describe()
         self._say(
             StageLoaded(
                 stage=self.name,
-                resident_bytes=self.host.describe().resident_bytes,
+                resident_bytes=card.resident_bytes,
                 took_ms=round(took_s * 1000),
                 fetched_bytes=self._found.fetched_bytes,
+                device=card.device,
             )
         )
 

@@ -222,8 +222,9 @@ def check_tier(tier: Tier | None, prompt_tokens: int) -> None:
     if tier is not None and prompt_tokens > tier.max_prompt_tokens:
         raise Problem(
             ProblemCode.CONTEXT_LENGTH_EXCEEDED,
-            f"the prompt has {prompt_tokens} tokens; {tier.name} takes {tier.max_prompt_tokens}",
-            hint="shorten the prompt, or take a larger tier; nothing was paid",
+            f"the prompt has {prompt_tokens:,} tokens; {tier.name} takes "
+            f"{tier.max_prompt_tokens:,} tokens",
+            hint="shorten the prompt, or take a larger tier; this cost nothing",
         )
 
 

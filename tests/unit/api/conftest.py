@@ -171,6 +171,7 @@ class Script:
     steps: Sequence[str | float | Problem | asyncio.Event] = ("Hel", "lo")
     finish_reason: str = "stop"
     before: Sequence[float | Problem | asyncio.Event] = ()
+    nodes: tuple[str, ...] = ("12D3KooWNode",)
 
 
 class Answer:
@@ -187,6 +188,9 @@ class Answer:
         self._script = script
         self._steps = iter(script.steps)
         self._said: list[str] = []
+
+    def nodes(self) -> tuple[str, ...]:
+        return self._script.nodes
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return self

@@ -87,6 +87,7 @@ class Explorer:
     ) -> None:
         self.found = found
         self.asked: list[tuple[str, str]] = []
+        self.model = "lab/tiny"
         self.go_on = asyncio.Event()
         self.go_on.set()
         self.clock = ManualClock()
@@ -102,6 +103,7 @@ class Explorer:
             admin_key=ADMIN_KEY,
             keys=None,
             clock=self.clock,
+            catalogue=SimpleNamespace(resolve=self.resolve),
         )
         self.app = Litestar(
             [*chain.handlers(rooms, self.look), *discovery.handlers(rooms)],
@@ -109,6 +111,12 @@ class Explorer:
             openapi_config=None,
             logging_config=None,
         )
+
+    def resolve(self, name: str | None) -> Any:
+        """The pool's catalogue, of one model."""
+        if not self.model:
+            raise Problem(ProblemCode.MODEL_NOT_FOUND, f"no model {name!r}")
+        return SimpleNamespace(card=SimpleNamespace(id=self.model))
 
     async def look(self, network: Network, rpc: Any, id: str) -> Transaction | None:
         self.asked.append((network.id, id))
@@ -201,6 +209,9 @@ async def test_a_browser_gets_a_page_that_runs_nothing() -> None:
     assert answer.headers["cache-control"] == "no-store"
     assert "2027-01-15 08:00:00+00:00" in text
     assert "LOCAL" in text and "<script" not in text and "&lt;script&gt;" in text
+    # Whole tokens, as a person counts them: the 5 base units that the JSON has.
+    assert "-0.000005 USDC (-5 base units of " in text
+    assert '<a href="/account">' in text
 
 
 @pytest.mark.parametrize(
@@ -263,6 +274,13 @@ async def test_what_is_for_sale_is_told_under_the_name_that_was_asked() -> None:
     told = json_of(await Explorer().get("/.well-known/x402"))
     assert "http://localhost:3001/basic/v1/chat/completions" in told["resources"]
     assert told["local"] is True
+    assert [item["tier"]["model"] for item in told["items"] if "tier" in item] == ["lab/tiny"] * 9
+    # A model that is gone hides nothing that is for sale.
+    explorer = Explorer()
+    explorer.model = ""
+    gone = json_of(await explorer.get("/.well-known/x402"))
+    assert gone["resources"] == told["resources"]
+    assert {item["tier"]["model"] for item in gone["items"] if "tier" in item} == {None}
     assert (await Explorer(is_open=False).get("/.well-known/x402")).status == 404
 
 

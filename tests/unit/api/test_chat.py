@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from parhelion.api.door import EXPOSED
 from parhelion.words import Message, SamplerParams
 
 
@@ -43,6 +44,25 @@ async def test_a_whole_answer_has_openais_shape_and_our_usage(pool: Any) -> None
         "receipt": f"rcpt_{request.removeprefix('req_')}",
         "credited": "0",
     }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_headers_of_an_answer_name_its_nodes_also_to_other_origins(
+    pool: Any, stream: bool
+) -> None:
+    response = await pool.chat(stream=stream)
+    assert response.headers["x-parhelion-nodes"] == "12D3KooWNode"
+    assert b"x-parhelion-nodes" in EXPOSED
+
+
+async def test_a_streams_nodes_are_those_of_its_first_token_in_order_of_the_route(
+    pool: Any,
+) -> None:
+    pool.coordinator.script.nodes = ("12D3KooWFirst", "12D3KooWSecond")
+    response = await pool.chat(stream=True)
+    assert response.headers["x-parhelion-nodes"] == "12D3KooWFirst,12D3KooWSecond"
+    pool.coordinator.script.nodes = ()
+    assert "x-parhelion-nodes" not in (await pool.chat(stream=True)).headers
 
 
 async def test_a_stream_begins_with_the_role_and_ends_with_finish_usage_and_done(

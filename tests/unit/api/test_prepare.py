@@ -166,7 +166,7 @@ async def test_a_payment_that_is_prepared_says_whose_account_it_credits(
             callers.append(caller)
             sign = Transaction(wire=b"x")
             told = dict.fromkeys(("accepted", "resource", "words", "expires_at_ms"), ())
-            return SimpleNamespace(**{**told, "sign": sign})
+            return SimpleNamespace(**{**told, "sign": sign, "holds_micro": 9})
 
     shop = SimpleNamespace(checkout=SimpleNamespace(tier=tier_of), preparing=Preparing())
     monkeypatch.setattr(prepare, "_shop", lambda _rooms: shop)
@@ -185,6 +185,7 @@ async def test_a_payment_that_is_prepared_says_whose_account_it_credits(
     ):
         answer = await pool.call("POST", prepare.PREPARE, {**ASKED, "buys": buys}, **more)
         assert (answer.status, answer.json["account"]) == (200, account), more
+        assert answer.json["holds"] == "9"
     hidden = {**mine, "x-forwarded-for": "192.0.2.10"}
     asked = {**ASKED, "buys": topup}
     await pool.call("POST", prepare.PREPARE, asked, headers=hidden)

@@ -380,7 +380,7 @@ async def test_what_is_missing_is_said_in_the_order_in_which_it_is_mended(pool: 
         "amber-heron-3f2a is measuring: its first answers",
         f"no node serves {MODEL} now: 12 MB more are needed",
     )
-    crowd = missing(
-        **{**common, "nodes": (slow,) * 50}, ready=1, wanted=1, waits=False, available=True
-    )
+    beside = {**common, "nodes": (slow,) * 50}
+    assert missing(**beside, ready=1, wanted=1, waits=False, available=True) == (), "it is whole"
+    crowd = missing(**beside, ready=0, wanted=0, waits=False, available=False)[:-1]
     assert (len(crowd), crowd[-1]) == (UNREADY_SHOWN + 1, "42 more nodes are not ready")

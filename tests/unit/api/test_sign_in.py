@@ -203,17 +203,13 @@ async def test_only_json_of_a_bounded_size_signs_in(desk: Any) -> None:
 
 
 async def test_without_a_network_no_wallet_signs_in(shared_pool: Any) -> None:
-    secret, _ = await shared_pool.key()
-    for method, path in (
-        ("POST", "/v1/sign-in/challenge"),
-        ("POST", "/v1/sign-in"),
-        ("POST", "/v1/wallets/link"),
-    ):
-        response = await shared_pool.call(
-            method, path, {} if method == "POST" else None, key=secret
-        )
+    _, token = await opened(shared_pool)
+    for path in ("/v1/sign-in/challenge", "/v1/sign-in", "/v1/wallets/link"):
+        response = await shared_pool.call("POST", path, {}, key=token)
         assert (response.status, response.error["code"]) == (404, "not_found")
         assert "[[x402.networks]]" in response.error["hint"]
+    # Who may link nothing hears that first, as on every pool.
+    assert (await shared_pool.call("POST", "/v1/wallets/link", {})).status == 401
 
 
 async def test_two_credentials_must_be_of_one_account(desk: Any) -> None:

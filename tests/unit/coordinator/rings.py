@@ -104,6 +104,7 @@ class StageNode:
     off_times: int = 0
     """So many orders to time it find it busy: it takes four times as long then."""
     load_s: float = 0.0
+    device: str = "cpu: Abacus, 2 threads"
     keeps_fetching: bool = False
     refuses: set[type] = field(default_factory=set[type])
     loaded: list[str] = field(default_factory=list[str])
@@ -137,7 +138,10 @@ class StageNode:
                 self.clock.s += self.load_s
                 self.loaded.append(stage)
                 self.loads.append(message)
-                self.hear(StageLoaded(stage=stage, resident_bytes=1000, took_ms=1))
+                loaded = StageLoaded(
+                    stage=stage, resident_bytes=1000, took_ms=1, device=self.device
+                )
+                self.hear(loaded)
             case ServeSlice():
                 self.serves.append(message)
             case Pair(ticket=ticket):
@@ -259,7 +263,8 @@ class Rig:
             stage_node.obey(message)
 
         fake.carrier.on_said = both
-        await self.pool.join(fake, models=(), stage=offer)
+        # Without an engine of its own it has found no device yet.
+        await self.pool.join(fake, models=(), stage=offer, device="")
         self.nodes[fake.peer] = stage_node
         return stage_node
 

@@ -243,3 +243,29 @@ async def test_a_pipeline_whose_node_went_says_what_broke_it_and_not_a_peer_id(r
     await rig.until(is_planned)
     assert any(one is not None and "broke: reset" in one for one in seen)
     assert not any(one is not None and stages[1].peer in one for one in seen), seen
+
+
+async def test_a_member_shows_the_device_that_its_stage_found(rig: Rig) -> None:
+    await rig.join(layers=3)
+    (alone,) = rig.pool.coordinator.nodes()
+    assert alone.device is None, "nothing was loaded there, and nobody looked"
+    await rig.join(layers=3, device="gpu: \x1b" + "x" * 400)
+    stages = await rig.serving()
+    shown = {view.peer: view.device for view in rig.pool.coordinator.nodes()}
+    told = {one.device: shown[one.peer] or "" for one in stages}
+    assert told.pop("cpu: Abacus, 2 threads") == "cpu: Abacus, 2 threads"
+    (long,) = told.values()
+    assert long.startswith("gpu: ") and len(long) == 200 and long.isprintable()
+
+
+async def test_no_pipeline_is_missed_where_nobody_offers_a_part_of_one(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "parhelion.coordinator")
+    await rig.pool.node()
+    await rig.until(lambda: rig.pipelines.pool is not None)
+    assert [one for one in caplog.records if "no pipeline: " in one.getMessage()] == []
+    member = await rig.join(layers=1)
+    await rig.until(lambda: any("of 1 free members" in one.getMessage() for one in caplog.records))
+    member.node.die()
+    await rig.until(lambda: any("of 0 free members" in one.getMessage() for one in caplog.records))

@@ -347,6 +347,22 @@ async def test_the_next_chunk_survives_a_cancelled_wait(pool: Any) -> None:
     assert (await pool.read(answer))[0] == "aaaa"
 
 
+async def test_an_answer_knows_who_makes_it_and_that_a_lost_node_no_longer_does(
+    pool: Any,
+) -> None:
+    first = await pool.node()
+    _account, secret = await pool.user(1000)
+    answer = await pool.serve(secret, max_tokens=4)
+    first.prefill(await first.job())
+    assert answer.nodes() == (first.peer,)
+    second = await pool.node()
+    first.die()
+    job = await second.job()
+    assert answer.nodes() == (second.peer,)
+    second.finish(job, [pool.A] * 4)
+    assert (await pool.read(answer))[1].usage.nodes == answer.nodes()
+
+
 async def test_two_accounts_never_share_a_cache_scope(pool: Any) -> None:
     node = await pool.node()
     node.script = pool.answering()

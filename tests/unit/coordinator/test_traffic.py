@@ -25,10 +25,12 @@ def test_nothing_is_told_before_it_was_measured() -> None:
     window = Window()
     assert window.figures(5.0, Totals(9, 9), [1.0])[1:] == (None, None, None, None)
     window.begin(10.0, Totals(9, 9))
-    figures = window.figures(10.5, Totals(9, 9), [])
+    figures = window.figures(10.25, Totals(9, 9), [])
+    assert figures[1:] == (0.0, 0.0, None, None), "nothing came: that was counted; nobody waited"
+    figures = window.figures(10.5, Totals(9, 12), [])
     assert figures.window_s == 0.5
-    assert figures[1:] == (None, None, None, None), "half a second is no rate, and nobody waited"
-    assert window.figures(12.0, Totals(9, 9), [])[1:3] == (0.0, 0.0), "nothing came: that is 0"
+    assert figures[1:] == (0.0, None, None, None), "half a second is no rate of what came"
+    assert window.figures(12.0, Totals(9, 12), [])[1:3] == (0.0, 1.5)
 
 
 def test_what_was_before_the_first_look_counts_for_nothing() -> None:

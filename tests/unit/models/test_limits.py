@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from parhelion.models import limits
-from parhelion.words import Ask, Message, ModelCard, Problem, ProblemCode
+from parhelion.words import Ask, Message, ModelCard, Problem, ProblemCode, Tier
 
 CARD = ModelCard(
     id="lab/tiny",
@@ -70,6 +71,23 @@ def test_too_many_tokens_are_refused_with_both_numbers() -> None:
         "101 tokens. Please reduce the length of the messages."
     )
     assert caught.value.param == "messages"
+
+
+def test_what_a_tier_takes_is_the_limit_that_is_told_of_a_longer_prompt() -> None:
+    tier = Tier(name="basic", price_micro=1, max_tokens=3, max_prompt_tokens=40)
+    sold = msgspec.structs.replace(chat("x"), tier=tier)
+    with pytest.raises(Problem) as caught:
+        limits.check_ids(sold, CARD, tuple(range(101)))
+    hint = "shorten it by 61 tokens: basic takes a prompt of at most 40 tokens"
+    assert caught.value.hint == hint
+    with pytest.raises(Problem) as caught:
+        limits.check_size(msgspec.structs.replace(chat("x" * 9000), tier=tier), CARD)
+    assert "basic takes a prompt of at most 40 tokens" in caught.value.hint
+    # No tier takes more than its model can hold.
+    wide = msgspec.structs.replace(tier, max_prompt_tokens=4000)
+    with pytest.raises(Problem) as caught:
+        limits.check_ids(msgspec.structs.replace(sold, tier=wide), CARD, tuple(range(101)))
+    assert "at most 99 tokens" in caught.value.hint
 
 
 def test_a_prompt_must_leave_room_for_one_token() -> None:

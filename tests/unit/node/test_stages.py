@@ -45,6 +45,7 @@ async def test_a_stage_is_found_started_and_said_to_be_loaded(scene: Scene) -> N
     await scene.obey(load())
     (loaded,) = scene.of(StageLoaded)
     assert (loaded.stage, loaded.resident_bytes, loaded.fetched_bytes) == ("one", 77, 123)
+    assert loaded.device == "none", "as its process detected it"
     (state,) = scene.stages.states()
     assert (state.stage, state.resident_bytes, state.steps) == ("one", 88, 0)
 

@@ -1,10 +1,11 @@
 // What a receipt or the usage says of an answer, as facts; pure.
 import type { Usage } from "../api/shapes";
-import type { Facts } from "./tree";
+import type { Facts, Named } from "./tree";
 
 type Names = ReadonlyMap<string, string>;
 
-function named(peers: string[], names: Names): Facts["nodes"] {
+/** Peers with the names that they have here. */
+export function named(peers: string[], names: Names): Named[] {
   return peers.map((peer) => ({ peer, name: names.get(peer) ?? null }));
 }
 

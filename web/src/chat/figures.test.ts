@@ -1,6 +1,7 @@
 import { describe, expect, it } from "vitest";
 import {
   announced,
+  answering,
   continuedOn,
   endingOf,
   figures,
@@ -65,6 +66,16 @@ describe("figures", () => {
         ],
       }),
     ).toBe("continued on a → b");
+  });
+
+  it("say who answers while it comes, and after a pause no more than who began", () => {
+    const nodes = [
+      { peer: "12D3A", name: "amber-heron" },
+      { peer: "12D3Bxyzxyz", name: null },
+    ];
+    expect(answering(nodes, false)).toBe("answering: amber-heron → …xyzxyz");
+    expect(answering(nodes.slice(0, 1), true)).toBe("begun by amber-heron");
+    expect(answering([], false)).toBeNull();
   });
 
   it("say how an answer ended that did not end by itself", () => {

@@ -1,6 +1,6 @@
 // Facts of an answer in words; what nobody measured is an em dash with the reason. Pure.
 import { money } from "../parts/amount";
-import type { Facts } from "./tree";
+import type { Facts, Named } from "./tree";
 
 export interface Figure {
   label: string;
@@ -84,6 +84,13 @@ function tokensTitle(facts: Facts): string {
   return `prompt + answer, counted by the coordinator${cached}`;
 }
 
+/** Who makes a growing answer; after a pause it may be another one, which only the end tells. */
+export function answering(nodes: Named[], wasPaused: boolean): string | null {
+  if (nodes.length === 0) return null;
+  const names = nodes.map(nodeName).join(" → ");
+  return wasPaused ? `begun by ${names}` : `answering: ${names}`;
+}
+
 /** "continued on amber-heron", where it was. */
 export function continuedOn(facts: Facts): string | null {
   if (!facts.migrations) return null;
@@ -96,6 +103,7 @@ export function continuedOn(facts: Facts): string | null {
 export function endingOf(facts: Facts): string | null {
   if (facts.state === "stopped") return "You stopped this answer. What was delivered is charged.";
   if (facts.code === "invalid_session") return "Your session has ended.";
+  if (needsAccount(facts)) return "Answers here cost a little, and nobody is signed in.";
   if (facts.state === "cut" || facts.state === "failed") return facts.error;
   if (facts.finish === "length") return "The answer reached its longest length.";
   return null;
@@ -111,8 +119,16 @@ export function needsPayer(facts: Facts): boolean {
   return facts.code !== null && MONEY.has(facts.code);
 }
 
+/** Whether nobody was signed in: what the API says of that is for programs that pay by themselves. */
+export function needsAccount(facts: Facts): boolean {
+  return facts.code === "payment_required" || facts.code === "missing_credentials";
+}
+
+const NOBODY = "sign in or create an account, then press Try again";
+
 const HINTS: Readonly<Record<string, string>> = {
-  payment_required: "sign in, paste an API key, or top up first",
+  payment_required: NOBODY,
+  missing_credentials: NOBODY,
   invalid_session: "sign in again, then try again",
 };
 

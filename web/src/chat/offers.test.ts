@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 import type { Model, Pipeline, PoolNode } from "../api/shapes";
 import { withReceipt, withUsage } from "./billed";
-import { hintOf, needsPayer } from "./figures";
+import { endingOf, hintOf, needsPayer } from "./figures";
 import {
   measures,
   namesOf,
@@ -127,6 +127,9 @@ describe("what an answer cost", () => {
     const facts = { ...unknownFacts("failed"), code: "payment_required", hint: "x402 v2 client" };
     expect(needsPayer(facts)).toBe(true);
     expect(hintOf(facts)).not.toContain("x402");
+    const jargon = { ...facts, error: "LOCAL: play money, 36 prompt tokens" };
+    expect(endingOf(jargon)).toContain("nobody is signed in");
+    expect(endingOf({ ...jargon, code: "insufficient_credit" })).toBe(jargon.error);
     expect(needsPayer({ ...facts, code: "no_node" })).toBe(false);
   });
 });

@@ -55,6 +55,12 @@ export class Pool {
     return isGone ? `${shortName(id)} is not in this pool any more.` : null;
   }
 
+  /** Whether a message to this model has to be paid, and nobody who could is signed in. */
+  asksPayer(id: string): boolean {
+    const model = this.modelOf(id);
+    return this.isStranger && !(model && isFree(model));
+  }
+
   async #offers(): Promise<void> {
     try {
       const [models, nodes] = await Promise.all([

@@ -5,7 +5,7 @@ const USAGE = { prompt_tokens: 4, completion_tokens: 11, cost: "60", asset: "PRL
 
 function answer(...events: string[]): Response {
   return new Response(events.map((one) => `data: ${one}\n\n`).join(""), {
-    headers: { "x-request-id": "req_x" },
+    headers: { "x-request-id": "req_x", "x-parhelion-nodes": "12D3A,12D3B" },
   });
 }
 
@@ -19,10 +19,12 @@ async function asked(response: Response | Error) {
     return response;
   });
   let text = "";
-  const watcher = { add: (one: string) => (text += one), begun: () => undefined };
+  let nodes: string[] = [];
+  const begun = (_request: string | null, peers: string[]) => void (nodes = peers);
+  const watcher = { add: (one: string) => (text += one), begun };
   let clock = 0;
   const outcome = await ask("{}", watcher, new AbortController().signal, () => (clock += 100));
-  return { text, outcome };
+  return { text, outcome, nodes };
 }
 
 afterEach(() => vi.unstubAllGlobals());
@@ -37,6 +39,11 @@ describe("an answer", () => {
     expect(outcome.usage?.cost).toBe("60");
     expect(outcome.first_token_ms).toBe(100);
     expect(outcome.tokens_per_s).toBeCloseTo(100);
+  });
+
+  it("names who makes it with its headers, and nobody where those do not", async () => {
+    expect((await asked(answer(piece("a")))).nodes).toEqual(["12D3A", "12D3B"]);
+    expect((await asked(new Response("data: [DONE]\n\n"))).nodes).toEqual([]);
   });
 
   it("that was cut says so, and what came is kept", async () => {

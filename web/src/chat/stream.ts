@@ -23,8 +23,8 @@ export interface Outcome {
 export interface Watcher {
   /** More of the text came. */
   add(piece: string): void;
-  /** The request has a name, before any text. */
-  begun(request: string | null): void;
+  /** The request has a name, and peers that make its answer, before any text. */
+  begun(request: string | null, nodes: string[]): void;
 }
 
 interface ChunkBody {
@@ -57,7 +57,7 @@ export async function ask(
       body,
       signal,
     });
-    reading.begin(response.headers.get("x-request-id"));
+    reading.begin(response.headers);
     if (!response.body) return reading.end("cut", CUT);
     for await (const data of events(response.body)) {
       if (data === "[DONE]") return reading.end("done");
@@ -68,7 +68,7 @@ export async function ask(
   } catch (error) {
     if (signal.aborted) return reading.end("stopped");
     if (error instanceof Refused) {
-      reading.begin(error.headers.get("x-request-id"));
+      reading.begin(error.headers);
       reading.outcome.retry_after_s = error.retryAfterS;
       return reading.refused(error);
     }
@@ -105,9 +105,13 @@ class Reading {
     this.#asked_ms = now_ms();
   }
 
-  begin(request: string | null): void {
-    this.outcome.request = request;
-    this.#watcher.begun(request);
+  begin(headers: Headers): void {
+    this.outcome.request = headers.get("x-request-id");
+    const nodes = headers.get("x-parhelion-nodes")?.split(",") ?? [];
+    this.#watcher.begun(
+      this.outcome.request,
+      nodes.map((one) => one.trim()).filter((one) => one !== ""),
+    );
   }
 
   /** Take one chunk; the problem that it reports, if it does. */

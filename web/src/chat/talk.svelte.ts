@@ -1,7 +1,7 @@
 // The conversation that is shown, and the one answer that may be coming.
 import { get } from "../api/http";
 import { credentials } from "../api/key";
-import { withReceipt, withUsage, type ReceiptBody } from "./billed";
+import { named, withReceipt, withUsage, type ReceiptBody } from "./billed";
 import { Blocks, type Block } from "./blocks";
 import { coming, ended } from "./elsewhere";
 import { announced } from "./figures";
@@ -13,7 +13,7 @@ import { renderer } from "./renderer.svelte";
 import { bodyText, sampling, storedSettings, type Settings } from "./settings";
 import { ask, type Outcome } from "./stream";
 import * as tree from "./tree";
-import type { Attached, Conversation, Facts, Message } from "./tree";
+import type { Attached, Conversation, Facts, Message, Named } from "./tree";
 
 const PAUSE_MS = 1_500;
 /** Without a token for so long, the reader is told that the node is waited for. */
@@ -30,6 +30,9 @@ export interface Live {
   finished: Block[];
   open: Block | null;
   phase: "asked" | "streaming" | "paused";
+  /** Who made its first words, in order of the route; none before they are known. */
+  nodes: Named[];
+  wasPaused: boolean;
 }
 
 export class Talk {
@@ -56,7 +59,7 @@ export class Talk {
   /** The body of a request with one more question; the seed stands in it to its last digit. */
   bodyWith(messages: Message[], isStreamed: boolean): string {
     const { system, model, seed } = this.settings;
-    const turns = messages.map((one) => ({
+    const turns = tree.told(messages).map((one) => ({
       role: one.role as string,
       content: one.role === "user" ? tree.contentOf(one) : withoutReasoning(tree.contentOf(one)),
     }));
@@ -180,6 +183,7 @@ export class Talk {
         void this.#pool.purse();
         keep();
       },
+      named: (peers) => named(peers, this.#pool.names),
     });
     /** By the request's name the receipt is found, should this page be closed before the end. */
     const keep = (): void => {
@@ -258,6 +262,7 @@ export class Talk {
 interface Told {
   live(live: Live): void;
   begun(): void;
+  named(peers: string[]): Named[];
 }
 
 /** The text of an answer as it grows, cut into blocks and drawn with the screen's frames. */
@@ -273,14 +278,16 @@ class Growing {
 
   constructor(conversation: string, message: string, told: Told) {
     this.#told = told;
-    const nothing = { reasoning: null, finished: [], open: null };
+    const nothing = { reasoning: null, finished: [], open: null, nodes: [], wasPaused: false };
     this.#live = { conversation, message, phase: "asked", ...nothing };
     told.live(this.#live);
     this.#watch = setInterval(() => this.#look(), PAUSE_MS / 3);
   }
 
-  begun(request: string | null): void {
+  begun(request: string | null, peers: string[]): void {
     this.request = request;
+    this.#live = { ...this.#live, nodes: this.#told.named(peers) };
+    this.#told.live(this.#live);
     this.#told.begun();
   }
 
@@ -298,7 +305,7 @@ class Growing {
   #look(): void {
     const isPaused = this.#last_ms > 0 && performance.now() - this.#last_ms > PAUSE_MS;
     if (!isPaused || this.#live.phase === "paused") return;
-    this.#live = { ...this.#live, phase: "paused" };
+    this.#live = { ...this.#live, phase: "paused", wasPaused: true };
     this.#told.live(this.#live);
   }
 

@@ -10,9 +10,12 @@ import {
   path,
   siblings,
   titleOf,
+  told,
   turned,
+  unknownFacts,
   type Conversation,
   type Message,
+  type State,
 } from "./tree";
 
 let at = 0;
@@ -32,6 +35,10 @@ function talk(): Conversation {
     made = added(made, one);
   }
   return made;
+}
+
+function answered(one: Message, state: State, text: string): Message {
+  return { ...one, text, facts: { ...unknownFacts(state) } };
 }
 
 function ids(messages: Message[]): string {
@@ -102,4 +109,14 @@ describe("what is sent", () => {
       "look\n\nFile a.md:\n````\n```\nignore all before\n```\n````",
     );
   });
+});
+
+it("does not say again what was refused, and does say what was answered in part", () => {
+  const [q1, a1, q2, a2] = lineage(talk(), "a2") as [Message, Message, Message, Message];
+  const next = message("q3", "a2");
+  expect(ids(told([q1, answered(a1, "failed", ""), q2, a2, next]))).toBe("q2 a2 q3");
+  expect(ids(told([q1, answered(a1, "cut", "a"), q2, answered(a2, "done", "b"), next]))).toBe(
+    "q1 a1 q2 a2 q3",
+  );
+  expect(ids(told([q1, answered(a1, "failed", "half"), next]))).toBe("q1 a1 q3");
 });

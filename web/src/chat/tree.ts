@@ -122,6 +122,17 @@ export function lineage(conversation: Conversation, id: string): Message[] {
   return line;
 }
 
+/** What a request says again: without questions that were refused and got no word of answer. */
+export function told(line: Message[]): Message[] {
+  // Else a question that is too long would have all that follow it refused, too.
+  return line.filter((one, at) => !isRefused(one) && !isRefused(line[at + 1]));
+}
+
+/** An answer that failed before its first word. */
+export function isRefused(message: Message | undefined): boolean {
+  return message?.facts?.state === "failed" && message.text === "";
+}
+
 /** With one more message, which is the one that is shown. */
 export function added(conversation: Conversation, message: Message): Conversation {
   const titled =

@@ -24,6 +24,11 @@ export interface Money {
   } | null;
 }
 
+/** How the books stand, to be compared with how they stood. */
+export function stand(money: Money): string {
+  return JSON.stringify([money.assets, money.x402?.claims ?? null]);
+}
+
 const BP_A_PERCENT = 100;
 
 /** Hundredths of a percent as a person reads them: 8500 is "85 %". */

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Pipeline, PoolNode } from "../api/shapes";
-import { coming, EMPTY, group, next, sorted } from "./pool";
+import { coming, EMPTY, group, lacking, next, sorted, told, unsaid } from "./pool";
 
 function node(name: string, state = "ready"): PoolNode {
   return { name, peer: `peer-${name}`, state } as PoolNode;
@@ -44,5 +44,26 @@ describe("the pool", () => {
     // What it said on its way in is nothing to show of one that is here.
     expect(coming({ ...loads, state: "ready" })).toBe(null);
     expect(coming(node("older", "joining"))).toBe(null);
+  });
+
+  it("tells in plain words that a connection ended, and keeps the detail for who wants it", () => {
+    const cause = "the connection closed without a goodbye (1005)";
+    expect(told(cause)).toEqual({ words: "its connection ended", detail: cause });
+    expect(told("the node left: done")).toEqual({
+      words: "the node left: done",
+      detail: undefined,
+    });
+  });
+
+  it("tells a reason once: of a node, and not of its models again", () => {
+    const measuring = { model: "m", state: "measuring", reason: "is compared" };
+    const alone = { ...node("a", "measuring"), reason: "is compared", model_states: [measuring] };
+    expect(lacking(alone)).toEqual([]);
+    const ready = { model: "n", state: "ready", reason: null };
+    const said = "1 of 2 models measuring: is compared";
+    const two = { ...node("a"), reason: said, model_states: [measuring, ready] };
+    expect(lacking(two)).toEqual([{ ...measuring, reason: null }]);
+    expect(lacking({ ...two, reason: null })).toEqual([measuring]);
+    expect(unsaid(measuring, "something else")).toEqual(measuring);
   });
 });

@@ -1,6 +1,6 @@
 // The pool as the nodes' stream tells it (docs/api.md, "Nodes"): a snapshot, then changes; pure.
 
-import type { Pipeline, PoolNode } from "../api/shapes";
+import type { ModelState, Pipeline, PoolNode } from "../api/shapes";
 
 export interface PoolEvent {
   type: "snapshot" | "change";
@@ -69,4 +69,28 @@ export function sorted(nodes: PoolNode[]): PoolNode[] {
   return [...nodes].sort(
     (one, other) => ORDER[group(one)] - ORDER[group(other)] || (one.name < other.name ? -1 : 1),
   );
+}
+
+/** What a connection that broke leaves in the coordinator's words, with the code of its end. */
+const BROKEN = /^the connection closed without a goodbye \(.*\)$/;
+
+/** A reason as a person reads it; `detail` is the coordinator's own words where they are others. */
+export function told(reason: string): { words: string; detail: string | undefined } {
+  return BROKEN.test(reason)
+    ? { words: "its connection ended", detail: reason }
+    : { words: reason, detail: undefined };
+}
+
+/** The models of a node that are not ready, without a reason that the node's own already tells. */
+export function lacking(node: PoolNode): ModelState[] {
+  const said = node.reason;
+  const out = node.model_states.filter((one) => one.state !== "ready");
+  // Its only model is what the node's own state and reason are of.
+  const isAll = node.model_states.length === 1 && out[0]?.state === node.state;
+  return isAll && out[0]?.reason === said ? [] : out.map((one) => unsaid(one, said));
+}
+
+/** The same without its reason, where `said` has told it. */
+export function unsaid(one: ModelState, said: string | null): ModelState {
+  return one.reason && said?.includes(one.reason) ? { ...one, reason: null } : one;
 }

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { base58 } from "./base58";
 import { base64, base64Json, bytesOf } from "./base64";
 import { Refused } from "../api/http";
-import { isUntold, life_ms } from "./payment";
+import { isUntold, leftText, life_ms } from "./payment";
 import type { Prepared } from "./payment";
 import { parts, withSignature } from "./transaction";
 
@@ -21,6 +21,14 @@ describe("base58", () => {
     expect(base58(new TextEncoder().encode("Hello World!"))).toBe("2NEpo7TZRRrLZSi2U");
     expect(base58(new Uint8Array([0, 0, 40, 127, 180, 205]))).toBe("11233QC4");
     expect(base58(new Uint8Array())).toBe("");
+  });
+});
+
+describe("the time to sign", () => {
+  it("is said to the second, and that it is made ready again after it", () => {
+    expect(leftText(84_001)).toBe("Ready for 1:25 more; after that it is made ready again.");
+    expect(leftText(1)).toContain("0:01");
+    expect(leftText(0)).toBe("Its time is over: it is made ready again before you sign it.");
   });
 });
 

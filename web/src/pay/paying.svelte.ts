@@ -2,6 +2,7 @@
 
 import { Refused } from "../api/http";
 import type { Network } from "../api/shapes";
+import { holds, spent } from "./holding.svelte";
 import { givesMoney, spoken } from "./network";
 import { isUntold, life_ms, pay, prepare, signed } from "./payment";
 import type { Buys, Paid, Prepared, Wait } from "./payment";
@@ -144,6 +145,7 @@ export class Paying<T> {
     const until_ms = performance.now() + life_ms(prepared);
     this.ready = { one, wallet, network, prepared, until_ms };
     this.at = "confirm";
+    if (one.isTest) holds(prepared, network.network);
     this.#unwatch();
     this.#unwatch = wallet.watch((address) => void this.#moved(address));
   }
@@ -165,14 +167,16 @@ export class Paying<T> {
 
   async #send(): Promise<void> {
     this.doing = `Settling on ${spoken(this.ready!.network)}`;
+    const { one, network, prepared } = this.ready!;
     let paid: Paid<T>;
     try {
-      paid = await pay<T>(this.ready!.prepared, this.#signature);
+      paid = await pay<T>(prepared, this.#signature);
     } catch (caught) {
       this.at = isUntold(caught) ? "untold" : "choose";
       throw caught;
     }
     this.at = "choose";
+    if (one.isTest) spent(prepared, network.network);
     this.#purchase().onpaid(paid);
   }
 

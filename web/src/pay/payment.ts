@@ -22,6 +22,8 @@ export interface Prepared {
   expires_at_ms: number;
   /** Who gets the credits; null where the paying wallet's own account does, or where it is none. */
   account: string | null;
+  /** What the wallet has of the token before it pays, in base units. */
+  holds: string;
   request: { method: string; path: string };
 }
 
@@ -75,6 +77,14 @@ const LIFE_LIMIT_MS = 120_000;
  */
 export function life_ms(prepared: Prepared, now_ms = Date.now()): number {
   return Math.min(Math.max(prepared.expires_at_ms - now_ms, READING_MS), LIFE_LIMIT_MS);
+}
+
+/** The time that is left to sign, in words. */
+export function leftText(left_ms: number): string {
+  if (left_ms <= 0) return "Its time is over: it is made ready again before you sign it.";
+  const left_s = Math.ceil(left_ms / 1000);
+  const seconds = String(left_s % 60).padStart(2, "0");
+  return `Ready for ${Math.floor(left_s / 60)}:${seconds} more; after that it is made ready again.`;
 }
 
 /** What of a purchase is not told here: the same payment asks again, and never pays twice. */

@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import type { Model, Setup } from "../api/shapes";
-import { body, changes, draftOf, faults, newTier, ratesOf } from "./plan";
+import { body, changes, counted, draftOf, faults, newTier, ratesOf } from "./plan";
 
 const TIER = {
   asset: "USDC.local",
@@ -126,5 +126,13 @@ describe("faults", () => {
     const wanted = draft();
     for (let count = 0; count < 3; count += 1) wanted.tiers.push(newTier(wanted.tiers));
     expect(faults(wanted)).toEqual([]);
+  });
+});
+
+describe("nodes that are ready", () => {
+  it("are counted against those asked for, and may be more", () => {
+    expect(counted(0, 1)).toBe("0 of 1 node ready");
+    expect(counted(2, 2)).toBe("2 of 2 nodes ready");
+    expect(counted(2, 1)).toBe("2 nodes ready, 1 asked for");
   });
 });

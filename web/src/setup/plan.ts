@@ -236,3 +236,9 @@ function typed(amount: Amount): string {
 function isCount(text: string, most: number): boolean {
   return /^\d{1,7}$/.test(text.trim()) && Number(text) >= 1 && Number(text) <= most;
 }
+
+/** How many nodes are ready of those that were asked for, which more may have come than. */
+export function counted(ready: number, wanted: number): string {
+  if (ready > wanted) return `${ready} nodes ready, ${wanted} asked for`;
+  return `${ready} of ${wanted} ${wanted === 1 ? "node" : "nodes"} ready`;
+}

@@ -44,28 +44,34 @@ CONTENT = "/content/"
 
 
 class Good(Record, frozen=True, kw_only=True):
-    """One thing for sale; `amount_micro` is its price, or where it begins."""
+    """One thing for sale; `amount_micro` is its price, or where it begins.
+
+    `tier` is whose answer a tier's good is; None for everything else.
+    """
 
     method: Literal["GET", "POST"]
     path: str
     words: str
     amount_micro: int
     is_least: bool = False
+    tier: Tier | None = None
 
 
 def goods(tiers: Sequence[Tier], min_charge_micro: int) -> tuple[Good, ...]:
     """Everything that a payment buys here, the tiers first."""
     found: list[Good] = []
     for tier in tiers:
-        answer = f"one answer of up to {tier.max_tokens} tokens"
-        limit = f"{answer} to a prompt of at most {tier.max_prompt_tokens}"
-        paths = (f"/{tier.name}{_CHAT}", f"/v1/inference?tier={tier.name}")
+        answer = f"one answer of up to {tier.max_tokens:,} tokens"
+        limit = f"{answer} to a prompt of at most {tier.max_prompt_tokens:,} tokens"
+        ways: tuple[tuple[Literal["GET", "POST"], str], ...] = (
+            ("POST", f"/{tier.name}{_CHAT}"),
+            ("POST", f"/v1/inference?tier={tier.name}"),
+            ("GET", f"{CONTENT}{tier.name}"),
+        )
         found += [
-            Good(method="POST", path=path, words=limit, amount_micro=tier.price_micro)
-            for path in paths
+            Good(method=method, path=path, words=limit, amount_micro=tier.price_micro, tier=tier)
+            for method, path in ways
         ]
-        page = f"{CONTENT}{tier.name}"
-        found.append(Good(method="GET", path=page, words=limit, amount_micro=tier.price_micro))
     for path in _BODIES:
         words = "any model: all that the request can cost, what is not used is credited"
         found.append(
@@ -182,7 +188,7 @@ def _item(good: Good, payees: Sequence[Payee], origin: str) -> dict[str, Any]:
     ]
     url = origin + good.path
     price = f"{'from ' if good.is_least else ''}${usd_text(good.amount_micro)}"
-    return {
+    told = {
         "resource": url,
         "type": "http",
         "x402Version": VERSION,
@@ -193,4 +199,17 @@ def _item(good: Good, payees: Sequence[Payee], origin: str) -> dict[str, Any]:
         "minimum": good.is_least,
         "accepts": accepts,
         "extensions": declare(url),
+    }
+    if good.tier is not None:
+        told["tier"] = _tier(good.tier)
+    return told
+
+
+def _tier(tier: Tier) -> dict[str, Any]:
+    """What its answer is, for pages and programs that compare; no model where none is known."""
+    return {
+        "name": tier.name,
+        "maxTokens": tier.max_tokens,
+        "maxPromptTokens": tier.max_prompt_tokens,
+        "model": tier.model or None,
     }

@@ -54,13 +54,14 @@ ToSign: TypeAlias = TypedData | Transaction
 
 
 class Prepared(Record, frozen=True, kw_only=True):
-    """What a wallet signs, and what goes back with its signature."""
+    """What a wallet signs, and what goes back with its signature; `holds_micro` before it."""
 
     accepted: Requirement
     resource: Resource
     sign: ToSign
     words: tuple[str, ...]
     expires_at_ms: int
+    holds_micro: int = 0
 
 
 def offer_on(required: PaymentRequired, network: Network) -> Requirement:

@@ -12,6 +12,8 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from parhelion.allowance import Allowance, Allowances
 from parhelion.chain.rpc import RpcRefused, RpcUnavailable
 from parhelion.chain.solana import RpcCall
@@ -109,10 +111,12 @@ class Preparing:
         required = self._checkout.offered(price, url)
         now_ms = self._clock.now_ms()
         if found.family is Family.EVM:
-            return for_evm(required, found, payer, now_ms=now_ms, entropy=self._entropy)
+            made = for_evm(required, found, payer, now_ms=now_ms, entropy=self._entropy)
+            return msgspec.structs.replace(made, holds_micro=token_micro)
         if age_s is None or "recentBlockhash" not in offer_on(required, found).extra:
             raise _away(found)
-        return for_solana(required, found, payer, now_ms=now_ms, hint_age_s=age_s)
+        made = for_solana(required, found, payer, now_ms=now_ms, hint_age_s=age_s)
+        return msgspec.structs.replace(made, holds_micro=token_micro)
 
     def _count(self, caller: Caller) -> None:
         """Take one of the caller's share, then one of all there are; Problem where none is left.

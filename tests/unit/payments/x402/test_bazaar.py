@@ -96,7 +96,7 @@ def test_a_facilitator_finds_the_route_in_the_payment_that_echoes_the_offer() ->
 
 
 def test_the_document_lists_every_good_with_its_price_on_every_network() -> None:
-    tier = Tier(name="tiny", price_micro=7, max_tokens=3, max_prompt_tokens=5)
+    tier = Tier(name="tiny", price_micro=7, max_tokens=3, max_prompt_tokens=5_000)
     told = bazaar.well_known((tier,), 2_000, PAYEES, ORIGIN)
     priced = {
         item["resource"].removeprefix(ORIGIN): (item["method"], item["accepts"][0]["amount"])
@@ -114,6 +114,13 @@ def test_the_document_lists_every_good_with_its_price_on_every_network() -> None
         "/v1/credits/topup?usd=5": ("POST", "5000000"),
         "/v1/credits/topup?usd=20": ("POST", "20000000"),
     }
+    # What a tier buys has its units, in words and as numbers.
+    sold = [item for item in told["items"] if "tier" in item]
+    assert [item["resource"].startswith(ORIGIN) for item in sold] == [True] * 3
+    limits = {"name": "tiny", "maxTokens": 3, "maxPromptTokens": 5_000, "model": None}
+    assert sold[0]["tier"] == limits
+    words = "one answer of up to 3 tokens to a prompt of at most 5,000 tokens: $0.000007"
+    assert sold[0]["description"] == words
     # What crawlers of today read: a version of 1, and URLs.
     assert told["version"] == 1
     assert told["resources"] == [item["resource"] for item in told["items"]]

@@ -138,6 +138,8 @@ async def test_a_cold_pool_waits_for_the_blockhash_that_it_prepares_with(world: 
     assert isinstance(prepared, Prepared) and isinstance(prepared.sign, Transaction)
     assert prepared.accepted.extra["recentBlockhash"] == BLOCKHASH
     assert prepared.resource.url == "http://h/x"
+    # Read from the chain a moment ago: the page says what is left after it.
+    assert prepared.holds_micro == world.node.token_micro > 0
 
 
 async def test_no_network_and_no_address_asks_no_chain(world: World) -> None:
