@@ -60,8 +60,9 @@ async function sawOnChain(page: Page, micro: string): Promise<void> {
   const headers = { accept: "text/html" };
   const told = await (await page.request.get(pool.web + path!, { headers })).text();
   expect(told).toContain("landed");
-  expect(told).toMatch(new RegExp(`>${micro} USDC`));
-  expect(told).toContain(`>-${micro} USDC`);
+  const whole = (Number(micro) / 1e6).toFixed(6);
+  expect(told).toContain(`>+${whole} USDC`);
+  expect(told).toContain(`>-${whole} USDC`);
 }
 
 /** The model says the same each time, and not much: what it says is else up to chance. */
