@@ -38,6 +38,18 @@ async function visit(flow: (chat: Chat, page: Page) => Promise<void>, kept?: Kep
 const sound = async (page: Page): Promise<void> => expect(await violations(page)).toEqual([]);
 const textOf = (chat: Chat) => chat.answers.last().locator(".text").innerText();
 
+/** Collects from now on what stands under a growing answer; of a whole one nothing does. */
+async function tellingOf(page: Page): Promise<() => Promise<string[]>> {
+  const found = await page.evaluateHandle(() => {
+    const told: string[] = [];
+    const look = () => told.push(document.querySelector(".by")?.textContent ?? "");
+    const changes = { subtree: true, childList: true, characterData: true };
+    new MutationObserver(look).observe(document.body, changes);
+    return told;
+  });
+  return () => found.jsonValue();
+}
+
 it("goes on elsewhere when a node is killed in the middle, and says so quietly", () =>
   visit(
     async (chat, page) => {
@@ -45,9 +57,12 @@ it("goes on elsewhere when a node is killed in the middle, and says so quietly",
       await chat.message.press("Enter");
       await chat.streaming();
       await chat.answers.last().getByText("answering: joined", { exact: true }).waitFor();
+      const told = await tellingOf(page);
       await pool.nodes[0]!.kill();
       const answer = await chat.answered();
       await answer.getByText(/^↻ continued on /).waitFor();
+      // It was told while the rest still came, and not only at the end.
+      expect(await told()).toContainEqual(expect.stringMatching(/^↻ continued on \S+$/));
       const figures = await chat.figures(answer);
       expect(figures.node).toMatch(/^joined, then \S+$/);
       expect(figures.tokens).toMatch(/\+ 160$/);

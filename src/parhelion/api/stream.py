@@ -9,7 +9,7 @@ from typing import Any
 from parhelion.api import errors
 from parhelion.api.dialect import KEEP_ALIVE, Pen
 from parhelion.api.watch import Watch
-from parhelion.api.wire import NO_STORE, Visit, nodes_header
+from parhelion.api.wire import NO_STORE, Visit, nodes_comment, nodes_header
 from parhelion.config import ApiConfig
 from parhelion.words import Chunk, Clock, Problem
 
@@ -50,7 +50,8 @@ class EventStream:
         self.holds_head = False
         """Whether the head waits for something that it must name, longer than for the first id."""
         self.nodes: Callable[[], tuple[str, ...]] = tuple
-        """Who makes the answer, asked when the head goes out: before that it may be moved."""
+        """Who makes the answer, asked when the head goes out and whenever more of it came."""
+        self._named: tuple[str, ...] = ()
 
     async def relay(self, answer: AsyncIterable[Chunk], pen: Pen, watch: Watch) -> None:
         """Send every chunk as it comes, and the end; whatever the answer raises is passed on."""
@@ -58,6 +59,8 @@ class EventStream:
         ended = False
         async for chunk in answer:
             data = opening + pen.text(chunk.text) if chunk.text else opening
+            if chunk.usage is None:
+                data = self._moved() + data
             opening = b""
             if chunk.usage is not None:
                 ended = True
@@ -74,6 +77,14 @@ class EventStream:
         self._sending_since_s = self._wrote_s = self._clock.monotonic_s()
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
         self._sending_since_s = None
+
+    def _moved(self) -> bytes:
+        """A comment where others make the answer than was said last; clients skip comments."""
+        now = self.nodes()
+        if not self.started or not now or now == self._named:
+            return b""
+        self._named = now
+        return nodes_comment(now)
 
     async def fail(self, problem: Problem) -> None:
         """End a stream that began: the error as its last event, and no [DONE] after it.
@@ -105,6 +116,7 @@ class EventStream:
         async with self._starting:
             if self.started:
                 return
-            headers = [*HEADERS, *nodes_header(self.nodes()), *self._visit.headers]
+            self._named = self.nodes()
+            headers = [*HEADERS, *nodes_header(self._named), *self._visit.headers]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             self.started = True

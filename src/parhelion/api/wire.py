@@ -192,6 +192,11 @@ def nodes_header(peers: Sequence[str]) -> tuple[Header, ...]:
     return ((NODES, ",".join(peers).encode()),) if peers else ()
 
 
+def nodes_comment(peers: Sequence[str]) -> bytes:
+    """The same in the middle of a stream, where an answer moved: an SSE comment, no event."""
+    return b": " + NODES + b" " + ",".join(peers).encode() + b"\n\n"
+
+
 async def read_body(scope: Scope, receive: Receive, limit_bytes: int) -> bytes:
     """The JSON body, never more than `limit_bytes` in memory; ClientLeft when the client goes.
 

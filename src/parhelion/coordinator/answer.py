@@ -35,7 +35,8 @@ class Answer:
         last = self._relay.last
         # A short one may be over, and its attempts gone, before its first text is taken.
         if isinstance(last, Chunk) and last.usage is not None:
-            return last.usage.nodes
+            # The last stretch's: of an answer that moved, `nodes` are all who ever made it.
+            return last.usage.segments[-1] if last.usage.segments else ()
         return self._relay.nodes
 
     def __aiter__(self) -> AsyncIterator[Chunk]:

@@ -172,6 +172,8 @@ class Script:
     finish_reason: str = "stop"
     before: Sequence[float | Problem | asyncio.Event] = ()
     nodes: tuple[str, ...] = ("12D3KooWNode",)
+    moves: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    """Who makes it from that many texts on."""
 
 
 class Answer:
@@ -190,7 +192,8 @@ class Answer:
         self._said: list[str] = []
 
     def nodes(self) -> tuple[str, ...]:
-        return self._script.nodes
+        moves = [to for texts, to in self._script.moves.items() if texts <= len(self._said)]
+        return moves[-1] if moves else self._script.nodes
 
     def __aiter__(self) -> AsyncIterator[Chunk]:
         return self

@@ -65,6 +65,17 @@ async def test_a_streams_nodes_are_those_of_its_first_token_in_order_of_the_rout
     assert "x-parhelion-nodes" not in (await pool.chat(stream=True)).headers
 
 
+async def test_a_stream_says_once_in_a_comment_where_its_answer_goes_on(pool: Any) -> None:
+    pool.coordinator.script.steps = ("a", "b", "c", "d")
+    pool.coordinator.script.moves = {3: ("12D3KooWSecond", "12D3KooWThird")}
+    response = await pool.chat(stream=True)
+    assert response.headers["x-parhelion-nodes"] == "12D3KooWNode"
+    told = b": x-parhelion-nodes 12D3KooWSecond,12D3KooWThird\n\n"
+    before, after = response.body.split(told)
+    assert before.count(b'"content":') == 3 and b'"content":"c"' in after  # The role's is one.
+    assert b"x-parhelion-nodes" not in after
+
+
 async def test_a_stream_begins_with_the_role_and_ends_with_finish_usage_and_done(
     pool: Any,
 ) -> None:

@@ -1,10 +1,13 @@
-// Server-sent events read from a fetch, as streamed answers come: `data:` lines, comments skipped.
+// Server-sent events read from a fetch, as streamed answers come: `data:` lines, and comments to who asks for them.
 
 const EVENT_LIMIT_CHARS = 4 * 1024 * 1024;
 /** Larger than any answer; a server that never ends a line must not fill the memory. */
 
-/** The data of each event, in order; ends with the body. */
-export async function* events(body: ReadableStream<Uint8Array>): AsyncGenerator<string> {
+/** The data of each event, in order; ends with the body. `oncomment` is told of comments. */
+export async function* events(
+  body: ReadableStream<Uint8Array>,
+  oncomment?: (comment: string) => void,
+): AsyncGenerator<string> {
   // The types of streams disagree on buffers; what a fetch brings is bytes.
   const decoder = new TextDecoderStream() as unknown as TransformStream<Uint8Array, string>;
   const reader = body.pipeThrough(decoder).getReader();
@@ -24,6 +27,8 @@ export async function* events(body: ReadableStream<Uint8Array>): AsyncGenerator<
           data = [];
         } else if (line.startsWith("data:")) {
           data.push(line.slice(line[5] === " " ? 6 : 5));
+        } else if (line.startsWith(":")) {
+          oncomment?.(line.slice(1).trim());
         }
       }
     }

@@ -74,7 +74,7 @@ describe("figures", () => {
       { peer: "12D3Bxyzxyz", name: null },
     ];
     expect(answering(nodes, false)).toBe("answering: amber-heron → …xyzxyz");
-    expect(answering(nodes.slice(0, 1), true)).toBe("begun by amber-heron");
+    expect(answering(nodes.slice(0, 1), true)).toBe("↻ continued on amber-heron");
     expect(answering([], false)).toBeNull();
   });
 

@@ -84,11 +84,11 @@ function tokensTitle(facts: Facts): string {
   return `prompt + answer, counted by the coordinator${cached}`;
 }
 
-/** Who makes a growing answer; after a pause it may be another one, which only the end tells. */
-export function answering(nodes: Named[], wasPaused: boolean): string | null {
+/** Who makes a growing answer, and whether it began elsewhere. */
+export function answering(nodes: Named[], hasMoved: boolean): string | null {
   if (nodes.length === 0) return null;
   const names = nodes.map(nodeName).join(" → ");
-  return wasPaused ? `begun by ${names}` : `answering: ${names}`;
+  return hasMoved ? `↻ continued on ${names}` : `answering: ${names}`;
 }
 
 /** "continued on amber-heron", where it was. */

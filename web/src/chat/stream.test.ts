@@ -21,10 +21,15 @@ async function asked(response: Response | Error) {
   let text = "";
   let nodes: string[] = [];
   const begun = (_request: string | null, peers: string[]) => void (nodes = peers);
-  const watcher = { add: (one: string) => (text += one), begun };
+  let moved: string[] = [];
+  const watcher = {
+    add: (one: string) => (text += one),
+    begun,
+    moved: (peers: string[]) => void (moved = [...moved, `${peers.join(" ")} after ${text}`]),
+  };
   let clock = 0;
   const outcome = await ask("{}", watcher, new AbortController().signal, () => (clock += 100));
-  return { text, outcome, nodes };
+  return { text, outcome, nodes, moved };
 }
 
 afterEach(() => vi.unstubAllGlobals());
@@ -44,6 +49,9 @@ describe("an answer", () => {
   it("names who makes it with its headers, and nobody where those do not", async () => {
     expect((await asked(answer(piece("a")))).nodes).toEqual(["12D3A", "12D3B"]);
     expect((await asked(new Response("data: [DONE]\n\n"))).nodes).toEqual([]);
+    const body = `data: ${piece("a")}\n\n: keep-alive\n\n: x-parhelion-nodes 12D3B,12D3C\n\n`;
+    const { text, moved } = await asked(new Response(`${body}data: ${piece("b")}\n\n`));
+    expect([text, moved]).toEqual(["ab", ["12D3B 12D3C after a"]]);
   });
 
   it("that was cut says so, and what came is kept", async () => {

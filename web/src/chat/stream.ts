@@ -25,6 +25,8 @@ export interface Watcher {
   add(piece: string): void;
   /** The request has a name, and peers that make its answer, before any text. */
   begun(request: string | null, nodes: string[]): void;
+  /** It goes on at these peers, in the middle. */
+  moved?(nodes: string[]): void;
 }
 
 interface ChunkBody {
@@ -34,6 +36,9 @@ interface ChunkBody {
   usage?: Usage | null;
   error?: ProblemBody;
 }
+
+/** Before the peers that make an answer: a header's name, and how a comment of a stream begins. */
+const NODES = "x-parhelion-nodes";
 
 const CUT = {
   error: "The stream ended before the answer did.",
@@ -59,7 +64,7 @@ export async function ask(
     });
     reading.begin(response.headers);
     if (!response.body) return reading.end("cut", CUT);
-    for await (const data of events(response.body)) {
+    for await (const data of events(response.body, (said) => reading.hear(said))) {
       if (data === "[DONE]") return reading.end("done");
       const problem = reading.take(JSON.parse(data) as ChunkBody);
       if (problem) return reading.refused(problem);
@@ -107,11 +112,12 @@ class Reading {
 
   begin(headers: Headers): void {
     this.outcome.request = headers.get("x-request-id");
-    const nodes = headers.get("x-parhelion-nodes")?.split(",") ?? [];
-    this.#watcher.begun(
-      this.outcome.request,
-      nodes.map((one) => one.trim()).filter((one) => one !== ""),
-    );
+    this.#watcher.begun(this.outcome.request, peersOf(headers.get(NODES) ?? ""));
+  }
+
+  hear(comment: string): void {
+    if (comment.startsWith(`${NODES} `))
+      this.#watcher.moved?.(peersOf(comment.slice(NODES.length)));
   }
 
   /** Take one chunk; the problem that it reports, if it does. */
@@ -146,6 +152,11 @@ class Reading {
     outcome.tokens_per_s = speed(outcome.usage, this.#last_ms - this.#first_ms);
     return outcome;
   }
+}
+
+function peersOf(list: string): string[] {
+  const peers = list.split(",").map((one) => one.trim());
+  return peers.filter((one) => one !== "");
 }
 
 /** Tokens a second between the first and the last; null where two points make no speed. */

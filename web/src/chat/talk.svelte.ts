@@ -32,7 +32,7 @@ export interface Live {
   phase: "asked" | "streaming" | "paused";
   /** Who made its first words, in order of the route; none before they are known. */
   nodes: Named[];
-  wasPaused: boolean;
+  hasMoved: boolean;
 }
 
 export class Talk {
@@ -278,7 +278,7 @@ class Growing {
 
   constructor(conversation: string, message: string, told: Told) {
     this.#told = told;
-    const nothing = { reasoning: null, finished: [], open: null, nodes: [], wasPaused: false };
+    const nothing = { reasoning: null, finished: [], open: null, nodes: [], hasMoved: false };
     this.#live = { conversation, message, phase: "asked", ...nothing };
     told.live(this.#live);
     this.#watch = setInterval(() => this.#look(), PAUSE_MS / 3);
@@ -289,6 +289,11 @@ class Growing {
     this.#live = { ...this.#live, nodes: this.#told.named(peers) };
     this.#told.live(this.#live);
     this.#told.begun();
+  }
+
+  moved(peers: string[]): void {
+    this.#live = { ...this.#live, nodes: this.#told.named(peers), hasMoved: true };
+    this.#told.live(this.#live);
   }
 
   add(piece: string): void {
@@ -305,7 +310,7 @@ class Growing {
   #look(): void {
     const isPaused = this.#last_ms > 0 && performance.now() - this.#last_ms > PAUSE_MS;
     if (!isPaused || this.#live.phase === "paused") return;
-    this.#live = { ...this.#live, phase: "paused", wasPaused: true };
+    this.#live = { ...this.#live, phase: "paused" };
     this.#told.live(this.#live);
   }
 
