@@ -113,6 +113,6 @@ def test_schemathesis_finds_nothing(
     lines = [line[:400] for line in told.stdout.splitlines()]
     assert told.returncode == 0, "\n".join(lines[-150:])
     balance = served.call("GET", "/v1/credits/balance")[2]
-    assert int(balance["available"]) < 10**14, "no prompt of it all was billed"
+    assert int(balance.get("available", 10**14)) < 10**14, f"no prompt was billed: {balance}"
     history = served.call("GET", "/v1/credits/history?limit=199")[2]["data"]
     assert sum(entry["kind"] == "charge" for entry in history) > 20, json.dumps(history)[:2000]
